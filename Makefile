@@ -1,0 +1,54 @@
+# make demo    sets up .venv and runs the main job in miniature: prepare, pretrain, extend, export
+# make test    sets up .venv with the test extra and runs every check
+#
+# PYTHON=python3.12 chooses the interpreter; .venv is made anew if it has another version.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+READY := .venv/ready-$(VERSION)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test lint clean-demo
+
+demo: $(READY)
+	@$(BIN)/python -m llama_jax.prepare --config=configs/demo_prepare.py
+	@$(BIN)/python -m llama_jax.train --config=configs/demo_pretrain.py
+	@$(BIN)/python -m llama_jax.train --config=configs/demo_extend.py
+	@$(BIN)/python -m llama_jax.evaluate --config=configs/demo_evaluate.py
+	@rm -rf $(DEMO)/huggingface
+	@$(BIN)/python -m llama_jax.convert $(DEMO)/extend $(DEMO)/huggingface --format=hf
+	@echo; echo "A continuation by the exported model:"
+	@$(BIN)/python -m llama_jax.generate --checkpoint=$(DEMO)/huggingface \
+	    --prompt="def __init__(self" --max-new-tokens=48
+	@echo; echo "made                     where"
+	@echo "tokens and tokenizer     $(DEMO)/data"
+	@echo "pretrained, 512 tokens   $(DEMO)/pretrain"
+	@echo "extended, 2048 tokens    $(DEMO)/extend"
+	@echo "perplexity by position   $(DEMO)/evaluation/perplexity_by_position.png"
+	@echo "Hugging Face model       $(DEMO)/huggingface"
+
+test: $(READY)-test lint
+	@$(BIN)/python -m pytest
+
+lint: $(READY)-test
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean-demo:
+	rm -rf $(DEMO)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: $(PYTHON) is "\
+	"Python %d.%d; llama_jax needs 3.11 or newer. Type: make PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "Setting up .venv with Python $(VERSION) (some minutes the first time)"
+	@test -e .venv/ready-$(VERSION) || $(PYTHON) -m venv --clear .venv
+	@$(PIP) --editable .
+	@touch $@
+
+$(READY)-test: $(READY)
+	@echo "Installing the test tools"
+	@$(PIP) --editable '.[test]'
+	@touch $@

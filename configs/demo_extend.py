@@ -1,0 +1,64 @@
+r"""The demo model extended from 512 to 2,048 tokens by position interpolation.
+
+    python -m llama_jax.train --config=configs/demo_extend.py
+
+Needs runs/demo/pretrain (configs/demo_pretrain.py). The third of the four commands of `make demo`.
+Chen et al. 2023, https://arxiv.org/abs/2306.15595.
+"""
+
+from llama_jax.config import load
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.model import ModelConfig
+from llama_jax.config.rope import RopeConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/demo/extend"
+    c.init_from = "runs/demo/pretrain"
+    c.steps = 60
+
+    # Model: as pretrained, but positions are divided by 4, so that 2,048 tokens span 512.
+    c.model = load.default(
+        ModelConfig(
+            layers=6,
+            embed=192,
+            mlp=512,
+            heads=6,
+            kv_heads=6,
+            head_dim=32,
+            vocab=4096,
+            context=2048,
+            rope=RopeConfig(scaling="linear", factor=4.0),
+        )
+    )
+    c.compute.dtype = "float32"  # CPUs multiply float32 faster than bfloat16.
+    c.compute.remat = "none"  # Everything fits; recomputing would only cost time.
+
+    # Data: 4,096 tokens per step.
+    c.data.tokenizer = "runs/demo/data/tokenizer"
+    c.data.mixture.stdlib = load.default(SourceConfig(path="runs/demo/data/train"))
+    c.data.sequence_length = 2048
+    c.data.batch_size = 2
+
+    # Optimizer: a tenth of the warm-up and half the peak of pretraining.
+    c.optim.learning_rate = 1e-3
+    c.optim.warmup_steps = 5
+
+    # Checkpoint
+    c.checkpoint.every = 20
+
+    # Evaluation: whole files that training never sees.
+    c.evaluation.every = 30
+    c.evaluation.evaluators.held_out = load.default(
+        EvaluatorConfig(
+            source=SourceConfig(path="runs/demo/data/held_out"),
+            sequence_length=2048,
+            rows=16,
+            batch_size=2,
+            buckets=8,
+        )
+    )
+    return c

@@ -1,0 +1,59 @@
+r"""A 4-million-parameter Llama pretrained at 512 tokens on Python's own standard library.
+
+    python -m llama_jax.train --config=configs/demo_pretrain.py
+
+Needs runs/demo/data (configs/demo_prepare.py). The second of the four commands of `make demo`.
+"""
+
+from llama_jax.config import load
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.model import ModelConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/demo/pretrain"
+    c.steps = 300
+
+    # Model: 4.2 million parameters, grouped queries as in Llama 2 70B.
+    c.model = load.default(
+        ModelConfig(
+            layers=6,
+            embed=192,
+            mlp=512,
+            heads=6,
+            kv_heads=6,
+            head_dim=32,
+            vocab=4096,
+            context=512,
+        )
+    )
+    c.compute.dtype = "float32"  # CPUs multiply float32 faster than bfloat16.
+    c.compute.remat = "none"  # Everything fits; recomputing would only cost time.
+
+    # Data: 4,096 tokens per step.
+    c.data.tokenizer = "runs/demo/data/tokenizer"
+    c.data.mixture.stdlib = load.default(SourceConfig(path="runs/demo/data/train"))
+    c.data.sequence_length = 512
+    c.data.batch_size = 8
+
+    # Optimizer
+    c.optim.learning_rate = 2e-3
+    c.optim.warmup_steps = 30
+
+    # Checkpoint: often, so that an interrupted demo loses little.
+    c.checkpoint.every = 50
+
+    # Evaluation: whole files that training never sees.
+    c.evaluation.every = 100
+    c.evaluation.evaluators.held_out = load.default(
+        EvaluatorConfig(
+            source=SourceConfig(path="runs/demo/data/held_out"),
+            sequence_length=512,
+            rows=64,
+            buckets=4,
+        )
+    )
+    return c

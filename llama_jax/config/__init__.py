@@ -1,0 +1,1 @@
+"""Every setting of the project as frozen dataclasses; imports no JAX (floor 0)."""

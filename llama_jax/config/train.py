@@ -1,0 +1,184 @@
+"""Everything a training run can be told."""
+
+import dataclasses
+from dataclasses import field
+
+from llama_jax.config.data import DataConfig
+from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.mesh import MeshConfig, ShardingRules
+from llama_jax.config.model import ComputeConfig, Dtype, ModelConfig
+from llama_jax.config.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Chunked cross-entropy: logits of [B, T, V] are never materialised."""
+
+    chunk: int = 1024  # Tokens whose logits exist at the same time.
+    z_loss: float = 0.0  # Times mean(log Z squared); keeps logits near 0 (PaLM, 1e-4).
+
+    def __post_init__(self):
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; it must be at least 1.")
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss is {self.z_loss}; it must be 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save, what to keep, how strictly to restore."""
+
+    every: int = 1000  # Steps; the last step and a preempted one are always saved.
+    keep_last: int = 3  # Newest checkpoints that are kept; at least 2.
+    keep_every: int = 0  # Also keep steps that are multiples of this; 0 keeps none for ever.
+    verify: bool = True  # Compare each array's fingerprint at restore.
+    max_fallback: int = 2  # Bad checkpoints set aside before giving up.
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; it must be at least 1.")
+        if self.keep_last < 2:
+            raise ValueError(
+                f"keep_last is {self.keep_last}; it must be at least 2, so that one good "
+                "checkpoint remains when the newest is found bad."
+            )
+        if self.keep_every < 0 or self.max_fallback < 0:
+            raise ValueError("keep_every and max_fallback must be 0 or more.")
+
+    def due(self, done: int, steps: int) -> bool:
+        """True if the state after `done` of `steps` steps is to be saved."""
+        return done % self.every == 0 or done == steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out evaluation while training."""
+
+    every: int = 0  # Steps; 0 never evaluates. The last step is evaluated too.
+    evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.every < 0:
+            raise ValueError(f"every is {self.every}; it must be 0 or more.")
+        if self.evaluators and not self.every:
+            raise ValueError("evaluators are named but every is 0, so they never run. Set every.")
+        if self.every and not self.evaluators:
+            raise ValueError(f"every is {self.every} but no evaluators are named. Name one.")
+
+    def due(self, done: int, steps: int) -> bool:
+        """True if the state after `done` of `steps` steps is to be evaluated."""
+        return bool(self.every) and (done % self.every == 0 or done == steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where numbers go. metrics.jsonl and TensorBoard are always written."""
+
+    every: int = 10  # Steps between two lines of metrics; each covers the steps since the last.
+    wandb_project: str = ""  # Also log to this Weights & Biases project (pip install wandb).
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"every is {self.every}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """A trace of some steps for xprof / TensorBoard, written to workdir/profile."""
+
+    first: int = 10  # First traced step; 10 leaves compilation out.
+    steps: int = 0  # How many; 0 traces nothing.
+
+    def __post_init__(self):
+        if self.first < 0 or self.steps < 0:
+            raise ValueError("first and steps must be 0 or more.")
+        if self.first != 10 and not self.steps:
+            raise ValueError(f"first is {self.first} but steps is 0, so nothing is traced.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """Seconds without progress before every thread's stack is printed and the run exits 75."""
+
+    compile: float = 1800.0
+    step: float = 600.0
+    data: float = 600.0
+    checkpoint: float = 1800.0
+
+    def __post_init__(self):
+        for name, seconds in dataclasses.asdict(self).items():
+            if not seconds > 0:
+                raise ValueError(f"{name} is {seconds}; it must be positive. inf never fires.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """`python -m llama_jax.train`. The same workdir continues where it stopped."""
+
+    workdir: str  # Required: checkpoints, metrics and the resolved settings go here.
+    model: ModelConfig
+    data: DataConfig
+    seed: int = 0
+    steps: int = 1000  # Optimizer steps.
+    # Starts from these weights: a run directory, a converted folder, or a Hugging Face folder.
+    init_from: str = ""
+    # Continue a run of this workdir although settings that decide results, or the data, differ.
+    accept_changes: bool = False
+    accumulate: int = 1  # Micro-batches per step; the result equals one large batch.
+    accumulate_dtype: Dtype = "float32"  # Of the summed gradients.
+    # Steps in a row whose loss or gradient may be non-finite (each is skipped) before stopping.
+    max_skipped: int = 10
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sharding: ShardingRules = field(default_factory=ShardingRules)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+
+    def __post_init__(self):
+        if self.steps < 1 or self.accumulate < 1 or self.max_skipped < 1:
+            raise ValueError("steps, accumulate and max_skipped must be at least 1.")
+        if not self.data.mixture:
+            raise ValueError("data.mixture is empty; name at least one source to train on.")
+        if self.data.batch_size % self.accumulate:
+            raise ValueError(
+                f"data.batch_size is {self.data.batch_size}; it must be a multiple of "
+                f"accumulate ({self.accumulate})."
+            )
+        if self.accumulate == 1 and self.accumulate_dtype != "float32":
+            raise ValueError(
+                f"accumulate_dtype is {self.accumulate_dtype!r} but accumulate is 1, so it has no "
+                "effect. Set accumulate."
+            )
+        if self.optim.schedule != "constant" and self.optim.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optim.warmup_steps is {self.optim.warmup_steps}; it must be below steps "
+                f"({self.steps})."
+            )
+        if self.data.sequence_length > self.model.context:
+            raise ValueError(
+                too_long("data.sequence_length", self.data.sequence_length, self.model)
+            )
+        for name, evaluator in self.evaluation.evaluators.items():
+            if evaluator.sequence_length > self.model.context:
+                path = f"evaluation.evaluators.{name}.sequence_length"
+                raise ValueError(too_long(path, evaluator.sequence_length, self.model))
+        if self.data.packing == "segments" and self.model.rope.scaling == "dynamic":
+            raise ValueError(
+                "data.packing is 'segments' but model.rope.scaling is 'dynamic', whose angles "
+                "depend on the length of the whole row. Use another scaling, or packing 'concat'."
+            )
+
+
+def too_long(path: str, length: int, model: ModelConfig) -> str:
+    """Returns the sentence for a sequence that the position setting does not reach."""
+    factor = -(-length // model.context) * model.rope.factor
+    return (
+        f"{path} is {length} but the model reads at most {model.context} tokens. To extend it by "
+        f"position interpolation set model.context={length}, model.rope.scaling='linear' and "
+        f"model.rope.factor={factor}."
+    )

@@ -1,0 +1,1 @@
+"""One table of names, many formats (floor 3)."""

@@ -1,0 +1,129 @@
+"""Reads a Hugging Face folder into our parameters, and writes one from them.
+
+Memory: reading holds the result, one stacked leaf and one tensor; writing holds what it is given
+and one shard.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama_jax.config.model import ModelConfig
+from llama_jax.converters import huggingface_config, names, progress, safetensors_writer
+from llama_jax.converters.cast import DTYPES, cast
+from llama_jax.converters.safetensors_reader import Reader
+from llama_jax.core import files
+
+CONFIG = "config.json"
+Json = dict[str, Any]
+Place = Callable[[str, np.ndarray], jax.Array]
+
+
+class Folder:
+    """A Hugging Face folder that has been checked: its config.json and its tensors agree.
+
+    Raises:
+        DataError: They do not; the message names file and tensor or field.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.model, self.original = huggingface_config.read(self.path / CONFIG)
+        self._reader = Reader(self.path)
+        self._reader.check(self.model)
+
+    @property
+    def dtype(self) -> str:
+        """Returns the dtype of the tensors; float32, which holds them all, if they differ."""
+        dtypes = self._reader.dtypes()
+        return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+    @property
+    def param_dtype(self) -> str:
+        """Returns the dtype of ours that holds every tensor exactly."""
+        return "bfloat16" if self.dtype == "bfloat16" else "float32"
+
+    def read(self, name: str, dtype: str) -> np.ndarray:
+        """Returns a tensor by its Hugging Face name."""
+        return cast(self._reader.read(name), dtype, name)
+
+    def params(self, dtype: str | None = None, place: Place | None = None) -> dict[str, Any]:
+        """Returns our parameters, as nested dictionaries.
+
+        Args:
+            dtype: float32 or bfloat16; None takes the one that holds them exactly.
+            place: Puts one named leaf on its devices; None puts it on the default device.
+
+        Raises:
+            ValueError: A value is beyond the range of `dtype`.
+        """
+        place = place or (lambda _, leaf: jnp.asarray(leaf))
+        params: dict[str, Any] = {}
+        for tensor in progress.counted(names.tensors(self.model), "reading"):
+            leaf = self._leaf(tensor, dtype or self.param_dtype)
+            _set(params, tensor.ours, place(tensor.ours, leaf))
+        return params
+
+    def _leaf(self, tensor: names.Tensor, dtype: str) -> np.ndarray:
+        """Returns one parameter, its layers filled in one after the other."""
+        leaf = np.empty(tensor.shape, DTYPES[dtype])
+        for layer, name in enumerate(tensor.names()):
+            target = leaf[layer] if tensor.layers else leaf
+            target[...] = tensor.to_ours(self.read(name, dtype))
+        return leaf
+
+
+def write(
+    folder: Path,
+    config: Json,
+    model: ModelConfig,
+    read: Callable[[str], np.ndarray],
+    shard_bytes: int = safetensors_writer.SHARD_BYTES,
+) -> None:
+    """Writes config.json and the tensors that `read` gives by their Hugging Face names."""
+    files.write_json(folder / CONFIG, config)
+    itemsize = DTYPES[config["torch_dtype"]].itemsize
+    sizes = {
+        name: math.prod(tensor.their_shape) * itemsize
+        for name, (tensor, _) in names.in_their_order(model).items()
+    }
+    with progress.counting("writing", len(sizes)) as count:
+
+        def counted(name: str) -> np.ndarray:
+            count()
+            return read(name)
+
+        safetensors_writer.write(folder, sizes, counted, shard_bytes)
+
+
+def reader_of(
+    params: dict[str, Any], model: ModelConfig, dtype: str
+) -> Callable[[str], np.ndarray]:
+    """Returns a function that gives a tensor of `params` by its Hugging Face name, as `dtype`."""
+    places = names.in_their_order(model)
+
+    def read(name: str) -> np.ndarray:
+        tensor, layer = places[name]
+        leaf = _get(params, tensor.ours)
+        array = np.asarray(leaf[layer] if tensor.layers else leaf)
+        return cast(tensor.to_theirs(array), dtype, name)
+
+    return read
+
+
+def _set(tree: dict[str, Any], name: str, leaf: Any) -> None:
+    *parents, last = name.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = leaf
+
+
+def _get(tree: dict[str, Any], name: str) -> Any:
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree

@@ -1,0 +1,44 @@
+"""Writes a run directory of converted weights, which everything that takes a run takes too.
+
+config.json        {"model": ..., "commit": ..., "versions": ...}; a run's has "settings" too
+tokenizer/         the tokenizer's files
+checkpoints/0/     params
+huggingface/       files of the Hugging Face folder it was made from, for the way back
+"""
+
+from pathlib import Path
+from typing import Any
+
+from llama_jax.checkpoint.manager import CheckpointManager
+from llama_jax.config import load
+from llama_jax.config.model import ModelConfig
+from llama_jax.config.train import CheckpointConfig
+from llama_jax.converters.weights import CHECKPOINTS, CONFIG
+from llama_jax.core import files
+from llama_jax.core.errors import DataError
+from llama_jax.core.provenance import provenance
+
+HUGGINGFACE = "huggingface"
+
+
+def write(folder: Path, model: ModelConfig, params: dict[str, Any]) -> None:
+    """Writes config.json and the parameters as step 0."""
+    files.write_json(folder / CONFIG, {"model": load.as_dict(model), **provenance()})
+    (folder / CHECKPOINTS).mkdir()
+    with CheckpointManager(folder / CHECKPOINTS, CheckpointConfig()) as manager:
+        manager.save(0, {"params": params}, {}, wait=True)
+
+
+def original(folder: Path) -> dict[str, Any] | None:
+    """Returns the config.json of the Hugging Face folder it was made from, if it was.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = folder / HUGGINGFACE / CONFIG
+    if not path.is_file():
+        return None
+    values = files.read_json(path)
+    if not isinstance(values, dict):
+        raise DataError(f"{path} must hold a JSON object; it holds {type(values).__name__}.")
+    return values

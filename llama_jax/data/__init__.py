@@ -1,0 +1,1 @@
+"""Bytes -> Batch, deterministic and resumable (floor 2)."""

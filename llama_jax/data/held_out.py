@@ -1,0 +1,50 @@
+"""Fixed rows for evaluation: the first of a source, in order, the same at every call."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from llama_jax.config.data import SourceConfig, TextConfig
+from llama_jax.data.batch import Batch, padding, place, rows_of_this_process, stack
+from llama_jax.data.packing import PackedSource
+from llama_jax.data.preparation import open_source
+from llama_jax.text.tokenizer import Tokenizer
+
+
+def held_out_batches(
+    source: SourceConfig,
+    text: TextConfig,
+    tokenizer: Tokenizer,
+    *,
+    sequence_length: int,
+    rows: int,
+    batch_size: int,
+    cache: Path,
+    sharding: jax.sharding.Sharding,
+) -> Iterator[Batch]:
+    """Yields the first `rows` rows (-1: all) as batches; what is missing in the last is padding.
+
+    Rows run over document ends (packing "concat"), as they do in training.
+
+    Raises:
+        ValueError: The source has not so many rows, or the batch does not divide over the devices.
+    """
+    shape = (batch_size, sequence_length)
+    here = rows_of_this_process(shape, sharding)
+    store = open_source(source, text, tokenizer, cache)
+    packed = PackedSource(store, sequence_length, "concat", seed=0, shuffle=False)
+    if rows > packed.rows:
+        raise ValueError(
+            f"rows is {rows} but {source.path} has {packed.rows} rows of {sequence_length} "
+            "tokens. Set rows=-1 to read them all."
+        )
+    count = packed.rows if rows == -1 else rows
+
+    def read(row: int) -> Batch:
+        return packed.row(row) if row < count else padding(sequence_length)
+
+    return (
+        place(stack([read(first + int(row)) for row in here]), here, shape, sharding)
+        for first in range(0, count, batch_size)
+    )

@@ -1,0 +1,1 @@
+"""Raw files -> documents: which files, how each is opened, what is left out (floor 2)."""

@@ -1,0 +1,149 @@
+"""Documents of a source, in order, and an account of what is left out and why.
+
+    jsonl        one document per line: the text in the source's `field`; blank lines are nothing
+    plain text   one document per file; CRLF line ends become LF, a byte order mark is dropped
+
+A document that cannot be read stops everything with file and line, or is left out and counted:
+`TextConfig.on_error`. A document without a single character is left out and counted either way.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama_jax.config.data import SourceConfig, TextConfig
+from llama_jax.core.errors import DataError
+from llama_jax.data.sources import files
+
+# Tokenising takes about 50 bytes of memory per byte of one document (sentencepiece 0.2.2, measured
+# on 16 MB), so this is 3 GB. The largest novel has 10 MB.
+LARGEST_DOCUMENT = 64 << 20
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A text and its name: file inside the source, with the line number for jsonl."""
+
+    name: str
+    text: str
+
+
+class _Unreadable(Exception):
+    """One document cannot be used: the reason it is counted by, and the details."""
+
+    def __init__(self, reason: str, details: str):
+        super().__init__(reason, details)
+        self.reason, self.details = reason, details
+
+
+class Reader:
+    """Iterates over the documents of a source; `dropped` counts what was left out, by reason."""
+
+    def __init__(self, source: SourceConfig, text: TextConfig):
+        self.source, self.files = source, files.list_files(source)
+        self.bytes = sum(path.stat().st_size for path in self.files)
+        self.dropped: Counter[str] = Counter()
+        self.bytes_read = 0  # Of whole files, as they lie on the disk: for progress bars.
+        self._stops = text.on_error == "stop"
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yields documents in the order of file names and lines.
+
+        Raises:
+            DataError: A document is unreadable and on_error is "stop", or none is readable.
+        """
+        self.dropped.clear()
+        self.bytes_read = found = 0
+        for path in self.files:
+            read = self._lines if files.is_jsonl(self.source, path) else self._file
+            for document in read(path):
+                if document.text:
+                    found += 1
+                    yield document
+                else:
+                    self.dropped["empty"] += 1
+            self.bytes_read += path.stat().st_size
+        if not found:
+            raise DataError(
+                f"{self.source.path} holds no documents ({len(self.files)} files, left out: "
+                f"{dict(self.dropped) or 'nothing'})."
+            )
+
+    def _lines(self, path: Path) -> Iterator[Document]:
+        number, lines = 0, files.read_lines(files.read_pieces(path), LARGEST_DOCUMENT)
+        try:
+            for number, line in enumerate(lines, start=1):
+                line = line.removeprefix(_BOM) if number == 1 else line
+                if not line.strip():
+                    continue
+                try:
+                    text = _parse(line, self.source.field)
+                except _Unreadable as problem:
+                    self._drop(problem, f"{path}, line {number}")
+                else:
+                    yield Document(f"{files.name_in(self.source, path)}:{number}", text)
+        except files.DAMAGED as error:
+            self._drop(_Unreadable("damaged archive", str(error)), f"{path}, after line {number}")
+
+    def _file(self, path: Path) -> Iterator[Document]:
+        try:
+            text = _decode(_read_whole(path)).replace("\r\n", "\n")
+        except files.DAMAGED as error:
+            self._drop(_Unreadable("damaged archive", str(error)), str(path))
+        except _Unreadable as problem:
+            self._drop(problem, str(path))
+        else:
+            yield Document(files.name_in(self.source, path), text)
+
+    def _drop(self, problem: _Unreadable, place: str) -> None:
+        if self._stops:
+            raise DataError(
+                f"{place}: {problem.reason}: {problem.details}. Repair it, or leave such documents "
+                "out and count them with text.on_error='skip'."
+            ) from None
+        self.dropped[problem.reason] += 1
+
+
+def _parse(line: bytes, field: str) -> str:
+    """Returns the text of one JSON line."""
+    text = _decode(line)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # Also numbers of more than 4300 digits.
+        raise _Unreadable("broken JSON", str(error)) from None
+    if not isinstance(value, dict):
+        raise _Unreadable("not an object", f"the line is a JSON {type(value).__name__}")
+    if field not in value:
+        known = ", ".join(map(repr, list(value)[:8]))
+        raise _Unreadable("no field", f"there is no {field!r}; the line has {known or 'no fields'}")
+    if not isinstance(value[field], str):
+        raise _Unreadable("not a text", f"{field!r} is a {type(value[field]).__name__}")
+    try:
+        value[field].encode()
+    except UnicodeEncodeError as error:
+        half = f"{value[field][error.start]!r} at character {error.start}"
+        raise _Unreadable("half a character", f"a lone surrogate {half}") from None
+    return value[field]
+
+
+def _decode(data: bytes) -> str:
+    if len(data) > LARGEST_DOCUMENT:
+        raise _Unreadable("too long", f"more than {LARGEST_DOCUMENT} bytes in one document")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise _Unreadable("not UTF-8", f"byte {data[error.start]:#04x} at {error.start}") from None
+
+
+def _read_whole(path: Path) -> bytes:
+    pieces, size = [], 0
+    for piece in files.read_pieces(path):
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_DOCUMENT:
+            break
+    return b"".join(pieces).removeprefix(_BOM)

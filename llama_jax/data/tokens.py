@@ -1,0 +1,232 @@
+"""A prepared folder: documents as token ids on disk, opened for random access.
+
+    manifest.json               written last: sizes, hashes, tokenizer, recipe, what was left out
+    offsets.npy                 int64 [documents + 1]; document i is tokens offsets[i]:offsets[i+1]
+    tokens-00000-of-0000N.bin   little-endian ids, uint16 for up to 65,536 pieces, else uint32
+
+All documents, one after the other, are one long array of tokens; shards are where it is cut.
+Ranges are read with `pread`, not through a memory map: a file that is cut short while it is mapped
+kills the process (SIGBUS), a short read is an error with a name.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama_jax.core import files
+from llama_jax.core.errors import DataError
+from llama_jax.text.tokenizer import Tokenizer
+
+FORMAT = "llama_jax tokens 1"
+MANIFEST, OFFSETS = "manifest.json", "offsets.npy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One file of the folder, as the manifest promises it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What manifest.json says."""
+
+    format: str
+    dtype: str
+    vocab: int
+    tokenizer_sha256: str
+    add_bos: bool
+    add_eos: bool
+    documents: int
+    tokens: int
+    text_bytes: int  # Of the documents before tokenisation, as UTF-8.
+    dropped: dict  # Documents that were left out, by reason.
+    offsets: FileEntry
+    shards: tuple[FileEntry, ...]
+    recipe: dict  # The settings that made it.
+    code_version: str
+
+
+def shard_name(index: int, count: int) -> str:
+    """Returns the file name of a shard."""
+    return f"tokens-{index:05d}-of-{count:05d}.bin"
+
+
+class TokenStore:
+    """An opened prepared folder."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer | None = None):
+        """Checks everything that can be checked without reading the tokens.
+
+        Raises:
+            DataError: A file is missing, added or of another size than the manifest says, the
+                offsets are impossible, or another tokenizer made it.
+        """
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path / MANIFEST)
+        if tokenizer is not None:
+            self._check_tokenizer(tokenizer)
+        self._dtype = np.dtype(self.manifest.dtype).newbyteorder("<")
+        self._check_files()
+        self.offsets = self._read_offsets()
+        lengths = [shard.bytes // self._dtype.itemsize for shard in self.manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._descriptors = [
+            os.open(self.path / shard.file, os.O_RDONLY) for shard in self.manifest.shards
+        ]
+        weakref.finalize(self, _close, self._descriptors)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens in all documents."""
+        return self.manifest.tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the tokens and of where documents begin, whatever the folder's place or age."""
+        entries = [self.manifest.offsets, *self.manifest.shards]
+        content = [
+            self.manifest.dtype,
+            self.manifest.tokenizer_sha256,
+            *(e.sha256 for e in entries),
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns tokens [start, stop) of the whole as int32.
+
+        Raises:
+            DataError: The file has become shorter, or holds an id beyond the vocabulary.
+        """
+        assert 0 <= start <= stop <= self.tokens, (start, stop, self.tokens)
+        pieces = []
+        while start < stop:
+            shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+            end = min(stop, int(self._starts[shard + 1]))
+            pieces.append(self._read_shard(shard, start - int(self._starts[shard]), end - start))
+            start = end
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+
+    def verify(self) -> None:
+        """Reads every byte and compares it with the manifest.
+
+        Raises:
+            DataError: A file was changed after it was written.
+        """
+        for entry in [self.manifest.offsets, *self.manifest.shards]:
+            if files.sha256(self.path / entry.file) != entry.sha256:
+                raise DataError(
+                    f"{self.path / entry.file} was changed after it was written: its SHA-256 is "
+                    f"not what {MANIFEST} says. Prepare the folder again."
+                )
+
+    def _read_shard(self, shard: int, start: int, count: int) -> np.ndarray:
+        path, size = self.path / self.manifest.shards[shard].file, self._dtype.itemsize
+        data, wanted = b"", count * size
+        while len(data) < wanted:  # The system reads at most 2 GiB at once.
+            piece = os.pread(self._descriptors[shard], wanted - len(data), start * size + len(data))
+            if not piece:
+                raise DataError(f"{path} ends before token {start + count}; it was cut short.")
+            data += piece
+        tokens = np.frombuffer(data, self._dtype)
+        if tokens.max() >= self.manifest.vocab:
+            raise DataError(
+                f"{path} holds the id {tokens.max()} near token {start}; the vocabulary has only "
+                f"{self.manifest.vocab} pieces. Prepare the folder again."
+            )
+        return tokens.astype(np.int32)
+
+    def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.sha256 != self.manifest.tokenizer_sha256:
+            raise DataError(
+                f"{self.path} was made with another tokenizer than {tokenizer.files()[0]} "
+                f"(SHA-256 {self.manifest.tokenizer_sha256[:12]}, not {tokenizer.sha256[:12]}). "
+                "Use the tokenizer it was prepared with, or prepare it again."
+            )
+
+    def _check_files(self) -> None:
+        entries = [self.manifest.offsets, *self.manifest.shards]
+        for entry in entries:
+            path = self.path / entry.file
+            if not path.is_file():
+                raise DataError(f"{path} is missing, but {MANIFEST} names it.")
+            if (size := path.stat().st_size) != entry.bytes:
+                raise DataError(f"{path} has {size} bytes; {MANIFEST} says {entry.bytes}.")
+        surplus = {p.name for p in self.path.glob("tokens-*")} - {entry.file for entry in entries}
+        if surplus:
+            raise DataError(f"{self.path / min(surplus)} is not named in {MANIFEST}.")
+
+    def _read_offsets(self) -> np.ndarray:
+        path, count = self.path / OFFSETS, self.manifest.documents + 1
+        try:
+            offsets = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path} is not an array: {error}") from None
+        if offsets.dtype != np.int64 or offsets.shape != (count,):
+            raise DataError(
+                f"{path} is {offsets.dtype} {offsets.shape}; it must be int64 ({count},)."
+            )
+        if offsets[0] != 0 or offsets[-1] != self.tokens or (np.diff(offsets) < 0).any():
+            raise DataError(f"{path} does not rise from 0 to {self.tokens}, the number of tokens.")
+        return offsets
+
+
+def is_store(path: str | Path) -> bool:
+    """True for a folder that says it is a prepared one."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is not a prepared folder: it has no {MANIFEST}.")
+    value = files.read_json(path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise DataError(f"{path} is not a manifest of the format {FORMAT!r}.")
+    try:
+        shards = tuple(FileEntry(**shard) for shard in value.pop("shards"))
+        manifest = Manifest(**value | {"offsets": FileEntry(**value["offsets"]), "shards": shards})
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} lacks a field, or has one too many: {error}.") from None
+    _check_types(manifest, path)
+    _check_counts(manifest, path)
+    return manifest
+
+
+def _check_types(value: Any, path: Path) -> None:
+    for field in dataclasses.fields(value):
+        item: Any = getattr(value, field.name)
+        kind = tuple if field.name == "shards" else field.type
+        if type(item) is not kind or (isinstance(item, int) and item < 0):
+            raise DataError(f"{path}: {field.name} is {item!r}; it must be a {kind}.")
+        if dataclasses.is_dataclass(item):
+            _check_types(item, path)
+    for shard in getattr(value, "shards", ()):
+        _check_types(shard, path)
+
+
+def _check_counts(manifest: Manifest, path: Path) -> None:
+    wanted = "uint16" if manifest.vocab <= 1 << 16 else "uint32"
+    if manifest.dtype != wanted:
+        raise DataError(
+            f"{path}: dtype is {manifest.dtype!r}; {manifest.vocab} pieces need {wanted}."
+        )
+    names = [shard_name(i, len(manifest.shards)) for i in range(len(manifest.shards))]
+    if [manifest.offsets.file, *(shard.file for shard in manifest.shards)] != [OFFSETS, *names]:
+        raise DataError(f"{path} names other files than {OFFSETS} and {', '.join(names[:2])}...")
+    total = sum(shard.bytes for shard in manifest.shards)
+    if total != manifest.tokens * np.dtype(wanted).itemsize or not manifest.shards:
+        raise DataError(f"{path}: {manifest.tokens} tokens do not fill shards of {total} bytes.")
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

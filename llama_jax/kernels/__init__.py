@@ -1,0 +1,1 @@
+"""Fast functions of arrays; they know nothing of models (floor 1)."""

@@ -1,0 +1,1 @@
+"""Attention: one function, several implementations, one shared test suite (floor 1)."""

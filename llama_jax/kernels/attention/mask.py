@@ -1,0 +1,132 @@
+"""Which keys each query may attend to, as a rule and not as a matrix.
+
+B batch, T query tokens, S key tokens. Four tokens of one document, three of the next, one of
+padding; every query sees itself and the two tokens before it, in its own document only:
+
+    >>> print(Mask.packed(jnp.array([[1, 1, 1, 1, 2, 2, 2, 0]]), window=3).draw(8, 8))
+    x . . . . . . .
+    x x . . . . . .
+    x x x . . . . .
+    . x x x . . . .
+    . . . . x . . .
+    . . . . x x . .
+    . . . . x x x .
+    . . . . . . . .
+
+Rows are queries, columns are keys.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask:
+    """Query t is key q_offset + t; it sees key s where every part that is set allows it.
+
+    A pytree. `causal`, `window` and a `q_offset` given as int are static, so kernels can leave
+    out keys that nobody sees; a `q_offset` given as array (decoding) and segments are traced.
+    """
+
+    causal: bool = True  # A query sees no later key.
+    window: int | None = None  # A query sees itself and window - 1 keys before it.
+    q_offset: int | jax.Array = 0  # Index of query 0 among the keys: int, or i32 scalar.
+    # Document number of each token. A query sees keys of its own number only. 0 is padding: as
+    # query it sees nothing, as key nobody sees it. Both are set, or neither.
+    q_segment_BT: jax.Array | None = None
+    k_segment_BS: jax.Array | None = None
+
+    def __post_init__(self):
+        if self.window is not None and not self.causal:
+            raise ValueError(
+                f"window is {self.window} but causal is False; a window reaches back from the "
+                "query, so it needs causal=True."
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window is {self.window}; it must be at least 1, or None for all.")
+        if (self.q_segment_BT is None) != (self.k_segment_BS is None):
+            raise ValueError(
+                "One of q_segment_BT and k_segment_BS is None; segments need both. Where queries "
+                "and keys are the same tokens, Mask.packed(segment_BT) sets both."
+            )
+
+    @classmethod
+    def packed(cls, segment_BT: jax.Array, window: int | None = None) -> "Mask":
+        """Returns the causal mask of rows that hold several documents; 0 marks padding."""
+        return cls(window=window, q_segment_BT=segment_BT, k_segment_BS=segment_BT)
+
+    def dense(self, B: int, T: int, S: int) -> jax.Array:
+        """Returns the whole matrix, bool [B, T, S]; True where the query sees the key."""
+        return jnp.broadcast_to(self.block(0, 0, T, S), (B, T, S))
+
+    def block(
+        self, q_start: int | jax.Array, k_start: int | jax.Array, T: int, S: int
+    ) -> jax.Array:
+        """Returns rows q_start.. and columns k_start.. of the matrix, bool [B or 1, T, S]."""
+        query_T = jnp.arange(T) + q_start + self.q_offset
+        key_S = jnp.arange(S) + k_start
+        seen_BTS = jnp.ones((1, T, S), bool)
+        if self.causal:
+            seen_BTS &= (query_T[:, None] >= key_S[None, :])[None]
+        if self.window is not None:
+            seen_BTS &= (query_T[:, None] < key_S[None, :] + self.window)[None]
+        if self.q_segment_BT is not None and self.k_segment_BS is not None:
+            q_segment_BT = lax.dynamic_slice_in_dim(self.q_segment_BT, q_start, T, 1)
+            k_segment_BS = lax.dynamic_slice_in_dim(self.k_segment_BS, k_start, S, 1)
+            same_BTS = q_segment_BT[:, :, None] == k_segment_BS[:, None, :]
+            seen_BTS = seen_BTS & same_BTS & (q_segment_BT != 0)[:, :, None]
+        return seen_BTS
+
+    def hides(self, q_start: int, k_start: int, T: int, S: int) -> bool:
+        """Returns whether the static parts alone make that block all False."""
+        if not isinstance(self.q_offset, int):
+            return False
+        first_query = self.q_offset + q_start
+        too_late = self.causal and k_start > first_query + T - 1
+        too_early = self.window is not None and k_start + S - 1 <= first_query - self.window
+        return too_late or too_early
+
+    def pad(self, T: int, S: int) -> "Mask":
+        """Returns the mask with its segments filled up to T and S tokens with padding."""
+        if self.q_segment_BT is None or self.k_segment_BS is None:
+            return self
+        q_more = ((0, 0), (0, T - self.q_segment_BT.shape[1]))
+        k_more = ((0, 0), (0, S - self.k_segment_BS.shape[1]))
+        return dataclasses.replace(
+            self,
+            q_segment_BT=jnp.pad(self.q_segment_BT, q_more),
+            k_segment_BS=jnp.pad(self.k_segment_BS, k_more),
+        )
+
+    def draw(self, T: int, S: int, row: int = 0) -> str:
+        """Returns the matrix of one row of the batch as text: x is seen, . is hidden."""
+        seen_BTS = np.asarray(self.block(0, 0, T, S))
+        seen_TS = seen_BTS[row if self.q_segment_BT is not None else 0]
+        return "\n".join(" ".join("x" if seen else "." for seen in seen_S) for seen_S in seen_TS)
+
+
+def _flatten(mask: Mask):
+    static_offset = mask.q_offset if isinstance(mask.q_offset, int) else None
+    traced_offset = mask.q_offset if static_offset is None else None
+    children = (traced_offset, mask.q_segment_BT, mask.k_segment_BS)
+    return children, (mask.causal, mask.window, static_offset)
+
+
+def _unflatten(static, children) -> Mask:
+    # Not through __init__: JAX also puts placeholders where the arrays were.
+    causal, window, static_offset = static
+    traced_offset, q_segment_BT, k_segment_BS = children
+    mask = object.__new__(Mask)
+    object.__setattr__(mask, "causal", causal)
+    object.__setattr__(mask, "window", window)
+    object.__setattr__(mask, "q_offset", traced_offset if static_offset is None else static_offset)
+    object.__setattr__(mask, "q_segment_BT", q_segment_BT)
+    object.__setattr__(mask, "k_segment_BS", k_segment_BS)
+    return mask
+
+
+jax.tree_util.register_pytree_node(Mask, _flatten, _unflatten)

@@ -1,0 +1,1 @@
+"""Arrays in, scalar and metrics out (floor 2)."""

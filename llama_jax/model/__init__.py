@@ -1,0 +1,1 @@
+"""The Llama (floor 2)."""

@@ -1,0 +1,175 @@
+"""The Llama: embed -> scan(block) -> norm -> logits. Touvron et al. 2023, arXiv:2307.09288.
+
+Dimensions: B batch, T tokens, S cache slots, D embed, V vocab, L layers.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from llama_jax.config.model import ComputeConfig, ModelConfig
+from llama_jax.kernels.attention.mask import Mask
+from llama_jax.model import dropout, rope
+from llama_jax.model.attention import Attention, Rotation
+from llama_jax.model.cache import KVCache
+from llama_jax.model.linear import Linear
+from llama_jax.model.mlp import MLP
+from llama_jax.model.norm import RMSNorm
+from llama_jax.model.remat import remat
+
+Params = dict[str, Any]
+
+
+class Embed(nnx.Module):
+    """One learned vector per token."""
+
+    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
+        shape = (config.vocab, config.embed)
+        table = config.init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
+        self.embedding = nnx.Param(table.astype(dtype))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.param_dtype)
+        self.attention_norm = RMSNorm(config.embed, config.norm_eps, dtype)
+        self.attention = Attention(config, compute, rngs)
+        self.mlp_norm = RMSNorm(config.embed, config.norm_eps, dtype)
+        self.mlp = MLP(config, dtype, rngs)
+
+    def __call__(self, x_BTD, rotation, mask, cache, length, drop):
+        """Returns [B, T, D] and this layer's part of the cache; `drop` acts on both branches."""
+        branch_BTD, cache = self.attention(
+            self.attention_norm(x_BTD), rotation, mask, cache, length
+        )
+        x_BTD = x_BTD + drop(branch_BTD, 0)
+        x_BTD = x_BTD + drop(self.mlp(self.mlp_norm(x_BTD)), 1)
+        return x_BTD, cache
+
+
+class Llama(nnx.Module):
+    """A decoder with its layers stacked on a leading axis, so that one program serves any depth."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(compute.param_dtype)
+        self.config, self.compute = config, compute
+        self.embed = Embed(config, dtype, rngs)
+        make_block = nnx.vmap(lambda rngs: Block(config, compute, rngs))
+        self.layers = make_block(rngs.split(config.layers))
+        self.norm = RMSNorm(config.embed, config.norm_eps, dtype)
+        if not config.tie_embeddings:
+            D, V = (config.embed,), (config.vocab,)
+            self.head = Linear(D, V, std=config.init_std, dtype=dtype, rngs=rngs)
+
+    def __call__(self, token_BT: jax.Array) -> jax.Array:
+        """Returns causal next-token logits f32[B, T, V] of rows that start at position 0."""
+        position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1])[None], token_BT.shape)
+        x_BTD, _ = self.hidden(token_BT, position_BT, causal_mask(self.config))
+        return self.logits(x_BTD)
+
+    def hidden(
+        self,
+        token_BT: jax.Array,
+        position_BT: jax.Array,
+        mask: Mask,
+        cache: KVCache | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Returns the normed last hidden states [B, T, D], and the cache with T more tokens.
+
+        Args:
+            token_BT: Token ids.
+            position_BT: Position of each token in its own sequence.
+            mask: Which keys each query may see; with a cache, its `q_offset` is `cache.length`.
+            cache: Earlier tokens' keys and values; None attends within `token_BT` alone.
+            dropout_key: Turns `residual_dropout` on.
+        """
+        embedding_VD = self.embed.embedding[...].astype(self.compute.dtype)
+        x_BTD = embedding_VD[token_BT]
+        cache = cache and _append_positions(cache, position_BT)
+        rotation = self._rotation(position_BT, cache)
+        graph, layers = nnx.split(self.layers)
+
+        def block(x_BTD, layer):
+            params, keys_values, drop = layer
+            x_BTD = checkpoint_name(x_BTD, "layer_input")
+            length = None if cache is None else cache.length
+            return nnx.merge(graph, params)(x_BTD, rotation, mask, keys_values, length, drop)
+
+        block = remat(block, self.compute.remat)
+        keys_values = None if cache is None else (cache.k_LBSKH, cache.v_LBSKH)
+        drops = dropout.by_layer(self.config, dropout_key)
+        x_BTD, keys_values = jax.lax.scan(block, x_BTD, (layers, keys_values, drops))
+        return self.norm(x_BTD), cache and _advance(cache, keys_values, token_BT.shape[1])
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """Returns f32[B, T, V]."""
+        head_DV = self.head_DV.astype(x_BTD.dtype)
+        return jnp.einsum("BTD,DV->BTV", x_BTD, head_DV, preferred_element_type=jnp.float32)
+
+    @property
+    def head_DV(self) -> jax.Array:
+        """Returns the output matrix; the transposed embedding if they are tied."""
+        if self.config.tie_embeddings:
+            return self.embed.embedding[...].T
+        return self.head.kernel[...]
+
+    def _rotation(self, position_BT: jax.Array, cache: KVCache | None) -> Rotation:
+        key_position_BS = position_BT if cache is None else cache.position_BS
+        turn = partial(
+            rope.cos_sin,
+            self.config.rope,
+            self.config.head_dim,
+            length_B=key_position_BS.max(axis=1) + 1,
+        )
+        q = turn(position_BT)
+        if self.config.rope.scaling == "dynamic":
+            return Rotation(q, turn(key_position_BS), cached=False)
+        return Rotation(q, q)
+
+
+def causal_mask(config: ModelConfig, segment_BT: jax.Array | None = None) -> Mask:
+    """Returns the mask of training: causal, in the model's window, within each segment."""
+    return Mask(
+        causal=True, window=config.window, q_segment_BT=segment_BT, k_segment_BS=segment_BT
+    )
+
+
+def split(model: Llama) -> tuple[nnx.GraphDef, Params]:
+    """Returns the model without its arrays, and the arrays as nested dictionaries by name."""
+    graph, state = nnx.split(model)
+    return graph, nnx.to_pure_dict(state)
+
+
+def merge(graph: nnx.GraphDef, params: Params) -> Llama:
+    """Returns the model that `split` took apart, with these arrays."""
+    return nnx.merge(graph, nnx.State(params))
+
+
+def create(config: ModelConfig, compute: ComputeConfig, seed: int) -> Params:
+    """Returns freshly initialised parameters; jit it with output shardings to place them."""
+    return split(Llama(config, compute, rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
+
+
+def abstract(config: ModelConfig, compute: ComputeConfig) -> tuple[nnx.GraphDef, Params]:
+    """Returns the model without arrays, and the shapes of its parameters; allocates nothing."""
+    model = nnx.eval_shape(lambda: Llama(config, compute, rngs=nnx.Rngs(0)))
+    graph, params = split(model)
+    return graph, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
+
+
+def _append_positions(cache: KVCache, position_BT: jax.Array) -> KVCache:
+    position_BS = jax.lax.dynamic_update_slice_in_dim(
+        cache.position_BS, position_BT.astype(jnp.int32), cache.length, axis=1
+    )
+    return KVCache(cache.k_LBSKH, cache.v_LBSKH, position_BS, cache.length)
+
+
+def _advance(cache: KVCache, keys_values, tokens: int) -> KVCache:
+    return KVCache(*keys_values, cache.position_BS, cache.length + tokens)

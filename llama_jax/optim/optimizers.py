@@ -1,0 +1,32 @@
+"""AdamW as optax builds it, with clipping before and decay by name."""
+
+from typing import Any
+
+import optax
+
+from llama_jax.config.optim import OptimConfig
+from llama_jax.core import tree
+from llama_jax.optim import schedules
+
+
+def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Returns clip by global norm -> Adam -> decoupled weight decay -> learning rate."""
+    clip = optax.clip_by_global_norm(config.clip) if config.clip < float("inf") else optax.identity()
+    return optax.chain(
+        clip,
+        optax.adamw(
+            schedules.learning_rate(config, steps),
+            b1=config.betas[0],
+            b2=config.betas[1],
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=lambda params: decayed(config, params),
+        ),
+    )
+
+
+def decayed(config: OptimConfig, params: Any) -> Any:
+    """Returns a tree of booleans: True where no word of `no_decay` is in the parameter's name."""
+    return tree.map_named(
+        lambda name, _: not any(word in name.split("/") for word in config.no_decay), params
+    )

@@ -1,0 +1,1 @@
+"""Numbers about a run: metrics, timing, FLOPs, writers (floor 1)."""

@@ -1,0 +1,1 @@
+"""Strings <-> token ids: tokenizers, their training, text that streams (floor 1)."""

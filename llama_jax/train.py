@@ -1,0 +1,87 @@
+"""Trains a Llama: python -m llama_jax.train --config=configs/X.py [--config.steps=100 ...]
+
+Read this first. The same command with the same workdir continues where it stopped.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+
+import jax
+from absl import app
+from ml_collections import config_flags
+
+from llama_jax.checkpoint import lock
+from llama_jax.checkpoint.manager import CheckpointManager
+from llama_jax.config import load
+from llama_jax.config.train import TrainConfig
+from llama_jax.core import errors
+from llama_jax.data.loader import Loader
+from llama_jax.evaluation.perplexity import make_evaluators
+from llama_jax.model import llama
+from llama_jax.optim import optimizers
+from llama_jax.sharding import place
+from llama_jax.sharding.mesh import make_mesh
+from llama_jax.text.tokenizer import check_vocabulary, load_tokenizer
+from llama_jax.training.beginning import begin
+from llama_jax.training.directory import RunDirectory
+from llama_jax.training.run import Run
+from llama_jax.training.step import compile_step
+
+CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains with the configuration of the command line; returns the exit code."""
+    config = load.command_line(TrainConfig, argv, CONFIG.value)
+    directory = RunDirectory(config)
+    with lock.owner(directory.path):
+        return train(config, directory)
+
+
+def train(config: TrainConfig, directory: RunDirectory) -> int:
+    """Trains to the last step, or until asked to stop; returns the exit code."""
+    mesh = make_mesh(config.mesh)
+    rows = place.batch_sharding(mesh, config.sharding)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    check_vocabulary(tokenizer, config.model.vocab)
+
+    graph, _ = llama.abstract(config.model, config.compute)
+    optimizer = optimizers.adamw(config.optim, config.steps)
+    loader = Loader(config.data, config.seed, tokenizer, directory.cache, rows)
+    evaluators = make_evaluators(
+        config.evaluation.evaluators, graph, config.data.text, tokenizer, directory.cache, rows
+    )
+
+    with CheckpointManager(directory.checkpoints, config.checkpoint) as checkpoints:
+        state = begin(config, optimizer, mesh, directory, loader, checkpoints)
+        directory.write(tokenizer)
+        start = int(state.step)
+        meta = directory.record() | {"data": loader.fingerprint}
+
+        if start >= config.steps:
+            print(f"nothing to do: {directory.path} is at step {start} of {config.steps} already")
+            return 0
+        with Run(config, directory, start) as run, closing(loader.batches(start)) as batches:
+            with run.phase("compile"):
+                train_step = compile_step(config, graph, optimizer, state, rows)
+            for step in range(start, config.steps):
+                with run.phase("data"):
+                    batch = next(batches)
+                state = run.step(step, train_step, state, batch)
+                checkpoints.check()  # A save that failed in the background ends the run here.
+
+                done = step + 1
+                stop = run.must_stop(done)
+                if config.evaluation.due(done, config.steps):
+                    run.evaluate(done, evaluators, state.params)
+                if stop or config.checkpoint.due(done, config.steps):
+                    run.save(done, checkpoints, state, meta)
+                if stop:
+                    break
+            run.finish(checkpoints)
+        return run.exit_code
+
+
+if __name__ == "__main__":
+    errors.run(partial(app.run, main))

@@ -1,0 +1,87 @@
+"""The run directory: who owns it, what it was started with, what is written once."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from llama_jax.config import load
+from llama_jax.config.train import TrainConfig
+from llama_jax.core import files, versions
+from llama_jax.data.loader import fingerprint_differences
+from llama_jax.text.tokenizer import Tokenizer
+
+# Settings that may change when a run continues: they change speed, care and reports, not results.
+FREE = (
+    "config.max_skipped",
+    "config.accept_changes",
+    "config.mesh",
+    "config.sharding",
+    "config.compute.attention",
+    "config.compute.attention_chunk",
+    "config.compute.remat",
+    "config.loss.chunk",
+    "config.data.threads",
+    "config.data.prefetch",
+    "config.checkpoint",
+    "config.evaluation",
+    "config.log",
+    "config.profile",
+    "config.watchdog",
+)
+
+
+class RunDirectory:
+    """The folder `workdir` of a run and the places in it."""
+
+    def __init__(self, config: TrainConfig):
+        self.path = Path(config.workdir)
+        self.settings = load.as_dict(config)
+        self._accept_changes = config.accept_changes
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by step."""
+        return self.path / "checkpoints"
+
+    @property
+    def cache(self) -> Path:
+        """Raw sources as tokens, so that a restart need not tokenise them again."""
+        return self.path / "cache"
+
+    def record(self) -> dict[str, Any]:
+        """Returns what config.json holds: the model, all settings, commit and versions."""
+        return {
+            "model": self.settings["model"],
+            "settings": self.settings,
+            "commit": versions.commit(),
+            "versions": versions.versions(),
+        }
+
+    def continue_from(self, meta: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+        """Refuses to continue a checkpoint that other settings or other data made.
+
+        Raises:
+            ValueError: They differ in what decides results, and accept_changes is not set.
+        """
+        changes = load.differences(meta["settings"], self.settings)
+        changes = [line for line in changes if not line.startswith(FREE)]
+        changes += fingerprint_differences(meta["data"], fingerprint)
+        if not changes:
+            return
+        listed = "\n  ".join(changes)
+        if not self._accept_changes:
+            raise ValueError(
+                f"{self.path} was trained with other settings:\n  {listed}\n"
+                "Use another config.workdir, or continue with these changes on purpose: "
+                "--config.accept_changes=True"
+            )
+        print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
+
+    def write(self, tokenizer: Tokenizer) -> None:
+        """Writes config.json and a copy of the tokenizer, which converters and readers need."""
+        files.write_json(self.path / "config.json", self.record())
+        folder = self.path / "tokenizer"
+        folder.mkdir(exist_ok=True)
+        for source in tokenizer.files():
+            if source.resolve() != (folder / source.name).resolve():
+                files.write_bytes(folder / source.name, source.read_bytes())

@@ -1,0 +1,133 @@
+"""One optimizer step: sum gradients over micro-batches, update, or skip it whole.
+
+Dimensions: A micro-batches, B rows, T tokens.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from llama_jax.config.train import TrainConfig
+from llama_jax.data.batch import Batch
+from llama_jax.optim import schedules
+from llama_jax.training import pretrain
+from llama_jax.training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_step(
+    config: TrainConfig, graph: nnx.GraphDef, optimizer: optax.GradientTransformation
+) -> Step:
+    """Returns the function (state, batch) -> (state, metrics) of one step, ready for jit."""
+    schedule = schedules.learning_rate(config.optim, config.steps)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        grads, sums = _gradients(config, graph, state, batch)
+        loss = (sums["loss"] - sums["z_loss"]) / sums["weight"]
+        grad_norm = optax.global_norm(grads)
+        is_finite = jnp.isfinite(sums["loss"] / sums["weight"]) & jnp.isfinite(grad_norm)
+        metrics = {
+            "loss": loss,
+            "accuracy": sums["correct"] / sums["weight"],
+            "weight": sums["weight"],
+            "learning_rate": schedule(state.updates),
+            "grad_norm": grad_norm,
+            "param_norm": optax.global_norm(state.params),
+            "skipped": 1 - is_finite.astype(jnp.int32),
+        }
+        state = _update(optimizer, state, grads, is_finite)
+        return state, metrics | {"skipped_in_a_row": state.skipped_in_a_row}
+
+    return step
+
+
+def compile_step(
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    rows: jax.sharding.Sharding,
+) -> Step:
+    """Returns the compiled step for states like `state`, which it overwrites, and for batches.
+
+    Compiled ahead of the first call, so that compilation is neither timed nor watched as a step.
+    """
+    shape = (config.data.batch_size, config.data.sequence_length)
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+    weight = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
+    batch = Batch(ids, ids, ids, ids, weight)  # type: ignore[arg-type]
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        make_step(config, graph, optimizer), donate_argnums=0, out_shardings=(shardings, None)
+    )
+    return step.lower(state, batch).compile()
+
+
+def _gradients(config: TrainConfig, graph: nnx.GraphDef, state: TrainState, batch: Batch):
+    """Returns the gradient of the mean loss over all target tokens, and the sums behind it."""
+    key = None
+    if config.model.residual_dropout:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    loss_fn = jax.value_and_grad(partial(pretrain.loss, graph, config.loss), has_aux=True)
+
+    def micro(params, rows: Batch, index):
+        micro_key = None if key is None else jax.random.fold_in(key, index)
+        (loss_sum, sums), grads = loss_fn(params, rows, micro_key)
+        return grads, sums | {"loss": loss_sum}
+
+    if config.accumulate == 1:
+        grads, sums = micro(state.params, batch, 0)
+    else:
+        grads, sums = _accumulate(config, micro, state.params, batch)
+    weight = sums["weight"]
+    return jax.tree.map(lambda g: (g / weight.astype(g.dtype)), grads), sums
+
+
+def _accumulate(config: TrainConfig, micro: Callable, params, batch: Batch):
+    """Returns the sums over micro-batches of `micro`; one micro-batch is in memory at a time."""
+    dtype = jnp.dtype(config.accumulate_dtype)
+
+    def split(x_BT: jax.Array) -> jax.Array:
+        # Micro-batch a takes rows a, a + A, ...: each device splits the rows that it holds.
+        return x_BT.reshape(-1, config.accumulate, x_BT.shape[1]).swapaxes(0, 1)
+
+    def add(total, item):
+        grads, sums = micro(params, *item)
+        new = (jax.tree.map(lambda g: g.astype(dtype), grads), sums)
+        return jax.tree.map(jnp.add, total, new), None
+
+    rows, index_A = jax.tree.map(split, batch), jnp.arange(config.accumulate)
+    first = jax.tree.map(lambda x: x[0], (rows, index_A))
+    shapes = jax.eval_shape(lambda: micro(params, *first))
+    zeros = (
+        jax.tree.map(lambda g: jnp.zeros(g.shape, dtype), shapes[0]),
+        jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[1]),
+    )
+    (grads, sums), _ = jax.lax.scan(add, zeros, (rows, index_A))
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), sums
+
+
+def _update(optimizer, state: TrainState, grads, is_finite: jax.Array) -> TrainState:
+    """Returns the state after the update; parameters, moments and schedule stay if not finite."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state, count = jax.tree.map(
+        lambda new, old: jnp.where(is_finite, new, old),
+        (params, opt_state, state.updates + 1),
+        (state.params, state.opt_state, state.updates),
+    )
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        updates=count,
+        skipped_in_a_row=jnp.where(is_finite, 0, state.skipped_in_a_row + 1),
+        params=params,
+        opt_state=opt_state,
+    )

@@ -1,0 +1,273 @@
+"""Batches are a function of the settings and the step: nothing else changes one bit."""
+
+import dataclasses
+import itertools
+import json
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from llama_jax.config.data import DataConfig, SourceConfig, TextConfig
+from llama_jax.core.errors import DataError
+from llama_jax.data import preparation
+from llama_jax.data.held_out import held_out_batches
+from llama_jax.data.loader import Loader, fingerprint_differences
+from llama_jax.data.packing import PackedSource
+from llama_jax.data.preparation import open_source
+
+LENGTH, ROWS = 16, 8
+
+
+def sharding(devices=1, split=("batch",)):
+    shape = (devices // 2, 2) if len(split) == 2 else (devices,)
+    mesh = Mesh(np.array(jax.devices()[:devices]).reshape(shape), split)
+    return NamedSharding(mesh, PartitionSpec(*split))
+
+
+@pytest.fixture
+def config(tmp_path, write_jsonl, sentences):
+    books = write_jsonl(tmp_path / "books.jsonl", sentences(60))
+    code = write_jsonl(tmp_path / "code.jsonl", sentences(30, seed=1))
+    return DataConfig(
+        tokenizer="",
+        mixture={
+            "books": SourceConfig(path=str(books)),
+            "code": SourceConfig(path=str(code), weight=0.5),
+        },
+        sequence_length=LENGTH,
+        batch_size=ROWS,
+        packing="segments",
+    )
+
+
+@pytest.fixture
+def load(config, tokenizer, tmp_path):
+    def make(placing=None, seed=0, **changes):
+        changed = dataclasses.replace(config, **changes)
+        return Loader(changed, seed, tokenizer, tmp_path / "cache", placing or sharding())
+
+    return make
+
+
+def take(loader, count, start=0):
+    steps = itertools.islice(loader.batches(start), count)
+    return [jax.tree.map(np.asarray, batch) for batch in steps]
+
+
+def same(left, right):
+    assert len(left) == len(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_continuing_at_a_step_gives_the_batches_of_an_unbroken_run(load):
+    whole = take(load(), 40)  # Several epochs of both sources.
+    same(take(load(), 5, start=20), whole[20:25])
+    same(take(load(), 3, start=25), whole[25:28])  # Twice, within an epoch.
+    assert not np.array_equal(whole[20].token_BT, whole[21].token_BT)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize("prefetch", [0, 1, 16])
+def test_reading_ahead_changes_nothing(load, threads, prefetch):
+    same(take(load(threads=threads, prefetch=prefetch), 12), take(load(), 12))
+
+
+def test_slow_reading_changes_nothing(load, monkeypatch):
+    expected = take(load(), 8)
+    row, calls = PackedSource.row, itertools.count()
+
+    def slow(self, index):
+        time.sleep(0.002 * (next(calls) % 3))
+        return row(self, index)
+
+    monkeypatch.setattr(PackedSource, "row", slow)
+    same(take(load(threads=8, prefetch=8), 8), expected)
+
+
+@pytest.mark.parametrize(
+    "placing", [(2, ("batch",)), (8, ("batch",)), (8, ("batch", "context"))], ids=str
+)
+def test_sharding_changes_nothing(load, placing):
+    loader = load(sharding(*placing))
+    same(take(loader, 6), take(load(), 6))
+    batch = next(loader.batches())
+    assert all(leaf.sharding == sharding(*placing) for leaf in jax.tree.leaves(batch))
+
+
+def test_a_process_reads_only_the_rows_of_its_devices(load):
+    class Half:
+        """A sharding as the second of two processes sees it."""
+
+        def addressable_devices_indices_map(self, shape):
+            return {"a": (slice(4, 6), slice(None)), "b": (slice(6, 8), slice(None))}
+
+    loader, whole = load(Half()), take(load(), 3)
+    for step, batch in enumerate(whole):
+        same([loader._read(step)], [jax.tree.map(lambda leaf: leaf[4:], batch)])
+
+
+def test_every_row_of_every_source_is_read_once_per_epoch(load):
+    loader = load(packing="concat", prefetch=0)
+    rows = {name: source.rows for name, source in loader._sources.items()}
+    names = [loader._mixture.locate(i) for i in range(ROWS * 120)]
+    for name, count in rows.items():
+        first = [i for i, (source, k) in enumerate(names) if source == name and k < count]
+        assert len(first) == count
+        stream = np.concatenate([loader._row(i).target_BT for i in first])
+        store = loader._sources[name].store
+        assert len(stream) == count * LENGTH
+        assert store.tokens - 1 - LENGTH < len(stream) < store.tokens
+    assert loader.tokens == {n: s.store.tokens for n, s in loader._sources.items()}
+
+
+def test_mixed_rows_follow_the_weights(load):
+    loader = load()
+    names = [loader._mixture.locate(i)[0] for i in range(300)]
+    assert names.count("books") == 200
+
+
+def test_without_shuffling_rows_are_read_in_order(load, config, tokenizer, tmp_path):
+    only = {"books": config.mixture["books"]}
+    first = take(load(mixture=only, shuffle=False, packing="concat"), 1)[0]
+    store = open_source(only["books"], config.text, tokenizer, tmp_path / "cache")
+    np.testing.assert_array_equal(first.token_BT.ravel(), store.read(0, ROWS * LENGTH))
+    np.testing.assert_array_equal(first.target_BT.ravel(), store.read(1, ROWS * LENGTH + 1))
+
+
+def test_batches_need_no_implicit_transfer(load):
+    with jax.transfer_guard("disallow"):
+        batch = next(load(sharding(8)).batches())
+    assert [leaf.dtype.name for leaf in jax.tree.leaves(batch)] == ["int32"] * 4 + ["float32"]
+
+
+def test_dropping_the_iterator_ends_its_threads(load):
+    before = threading.active_count()
+    batches = load(threads=4, prefetch=8).batches()
+    next(batches)
+    assert threading.active_count() > before
+    del batches
+    for _ in range(100):
+        if threading.active_count() <= before:
+            break
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+
+def test_an_error_in_a_reading_thread_reaches_the_caller(load, monkeypatch):
+    def broken(self, index):
+        raise DataError("x.bin was cut short")
+
+    loader = load()
+    monkeypatch.setattr(PackedSource, "row", broken)
+    with pytest.raises(DataError, match="cut short"):
+        next(loader.batches())
+
+
+def test_the_fingerprint_names_what_changed_and_ignores_speed(load, config, tmp_path, write_jsonl):
+    old = json.loads(json.dumps(load().fingerprint))
+    assert fingerprint_differences(old, load(sharding(8), threads=1, prefetch=0).fingerprint) == []
+
+    def changed(**settings):
+        lines = fingerprint_differences(old, load(**settings).fingerprint)
+        return [line.split(":")[0] for line in lines]
+
+    assert changed(seed=1) == ["data.seed"]
+    assert changed(packing="concat", shuffle=False) == ["data.packing", "data.shuffle"]
+    assert changed(sequence_length=8) == ["data.sequence_length"]
+    only = {"books": config.mixture["books"]}
+    assert changed(mixture=only) == ["data.mixture.code"]
+    assert changed(text=TextConfig(add_eos=False)) == [
+        "data.mixture.books.tokens_sha256",
+        "data.mixture.code.tokens_sha256",
+    ]
+    write_jsonl(tmp_path / "books.jsonl", ["the cat sat on the mat"] * 60)
+    assert changed() == ["data.mixture.books.tokens_sha256"]
+
+
+def test_raw_files_are_tokenised_once(config, tokenizer, tmp_path, monkeypatch):
+    source = config.mixture["books"]
+    first = open_source(source, config.text, tokenizer, tmp_path / "cache")
+
+    def again(*_):
+        raise AssertionError("tokenised again")
+
+    monkeypatch.setattr(preparation, "_tokenise_into", again)
+    second = open_source(source, config.text, tokenizer, tmp_path / "cache")
+    assert second.path == first.path
+    prepared = SourceConfig(path=str(first.path))
+    assert open_source(prepared, config.text, tokenizer, tmp_path).fingerprint == first.fingerprint
+
+
+def test_unreadable_raw_files_leave_no_cache(config, tokenizer, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": \n')
+    with pytest.raises(DataError, match="line 2: broken JSON"):
+        open_source(
+            SourceConfig(path=str(tmp_path / "bad.jsonl")), config.text, tokenizer, tmp_path / "new"
+        )
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_processes_may_tokenise_at_once(config, tokenizer, tmp_path, monkeypatch):
+    source, folder = config.mixture["books"], tmp_path / "cache"
+    tokenise = preparation.tokenise
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(preparation, "tokenise", tokenise)
+        open_source(source, config.text, tokenizer, folder)  # The other process is quicker.
+        return tokenise(*arguments)
+
+    monkeypatch.setattr(preparation, "tokenise", overtaken)
+    assert open_source(source, config.text, tokenizer, folder).tokens > 0
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_settings_that_do_not_fit_are_errors(load, config, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="a batch of 6 rows of 16 tokens does not divide"):
+        load(sharding(8), batch_size=6)
+    with pytest.raises(ValueError, match="one row of sequence_length 100000 needs 100001"):
+        load(sequence_length=100_000)
+    prepared = open_source(config.mixture["books"], config.text, tokenizer, tmp_path / "cache")
+    source = SourceConfig(path=str(prepared.path))
+    with pytest.raises(ValueError, match=r"text.add_bos is False but .* was prepared with True"):
+        open_source(source, TextConfig(add_bos=False), tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="is not a prepared folder"):
+        open_source(
+            SourceConfig(path=str(tmp_path), format="prepared"), config.text, tokenizer, tmp_path
+        )
+
+
+def held_out(config, tokenizer, tmp_path, rows, placing=None):
+    return list(
+        held_out_batches(
+            config.mixture["books"],
+            config.text,
+            tokenizer,
+            sequence_length=LENGTH,
+            rows=rows,
+            batch_size=ROWS,
+            cache=tmp_path / "cache",
+            sharding=placing or sharding(),
+        )
+    )
+
+
+def test_held_out_rows_are_the_first_in_order_and_the_rest_is_padding(config, tokenizer, tmp_path):
+    first, second = held_out(config, tokenizer, tmp_path, rows=11, placing=sharding(8))
+    store = open_source(config.mixture["books"], config.text, tokenizer, tmp_path / "cache")
+    tokens = np.concatenate([first.token_BT, second.token_BT[:3]])
+    np.testing.assert_array_equal(tokens.ravel(), store.read(0, 11 * LENGTH))
+    assert np.all(first.weight_BT == 1) and np.all(second.weight_BT[:3] == 1)
+    assert all(not np.any(leaf[3:]) for leaf in map(np.asarray, jax.tree.leaves(second)))
+
+
+def test_held_out_reads_all_rows_and_refuses_more(config, tokenizer, tmp_path):
+    batches = held_out(config, tokenizer, tmp_path, rows=-1)
+    store = open_source(config.mixture["books"], config.text, tokenizer, tmp_path / "cache")
+    rows = (store.tokens - 1) // LENGTH
+    assert sum(float(batch.weight_BT.sum()) for batch in batches) == rows * LENGTH
+    with pytest.raises(ValueError, match=f"rows is {rows + 1} but .* has {rows} rows of 16"):
+        held_out(config, tokenizer, tmp_path, rows=rows + 1)

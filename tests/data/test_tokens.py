@@ -1,0 +1,182 @@
+"""A prepared folder is what its manifest says, or an error that names the file."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from llama_jax.config.data import TextConfig
+from llama_jax.core.errors import DataError
+from llama_jax.data import token_writer
+from llama_jax.data.sources.documents import Document
+from llama_jax.data.token_writer import TokenWriter, tokenise
+from llama_jax.data.tokens import TokenStore
+
+DOCUMENTS = [list(range(i, i + 20)) for i in range(30)]
+
+
+@pytest.fixture
+def folder(tmp_path, write_store, monkeypatch):
+    monkeypatch.setattr(token_writer, "SHARD_BYTES", 300)  # 150 tokens: documents 8 by 8.
+    return write_store(tmp_path / "store", DOCUMENTS)
+
+
+def edit(path, **changes):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+
+
+def shards(path):
+    return sorted(path.glob("tokens-*"))
+
+
+def test_any_range_reads_what_was_written(folder):
+    store = TokenStore(folder)
+    stream = np.array([id for ids in DOCUMENTS for id in ids], np.int32)
+    assert len(shards(folder)) == 4
+    assert store.tokens == len(stream)
+    for start in range(0, 600, 37):
+        for stop in range(start, 601, 61):
+            np.testing.assert_array_equal(store.read(start, stop), stream[start:stop])
+    for i, ids in enumerate(DOCUMENTS):
+        assert store.read(*store.offsets[i : i + 2]).tolist() == ids
+    store.verify()
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "vocab_size", 70_000)
+    with TokenWriter(tmp_path / "store", tokenizer, TextConfig(), {}) as writer:
+        writer.add(Document("", ""), [69_999, 1])
+        writer.finish({})
+    store = TokenStore(tmp_path / "store")
+    assert store.manifest.dtype == "uint32"
+    assert store.read(0, 2).tolist() == [69_999, 1]
+
+
+def test_tokenise_frames_each_document(tokenizer, monkeypatch):
+    monkeypatch.setattr(token_writer, "BATCH_BYTES", 10)
+    texts = [Document(str(i), f"the cat {i}") for i in range(7)]
+    got = list(tokenise(texts, tokenizer, TextConfig(add_bos=True, add_eos=False)))
+    assert [document for document, _ in got] == texts
+    assert [ids for _, ids in got] == [tokenizer.encode(d.text, bos=True) for d in texts]
+
+
+def test_the_fingerprint_is_of_content_alone(folder, tmp_path, write_store):
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    edit(moved, recipe={"other": 1})
+    assert TokenStore(moved).fingerprint == TokenStore(folder).fingerprint
+    other = write_store(tmp_path / "other", [[*DOCUMENTS[0][:-1], 7], *DOCUMENTS[1:]])
+    assert TokenStore(other).fingerprint != TokenStore(folder).fingerprint
+
+
+CHEAP = {
+    "truncated": (lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes()[:-2]), "has 318 b"),
+    "odd length": (lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes() + b"x"), "321 b"),
+    "emptied": (lambda f: shards(f)[0].write_bytes(b""), "has 0 bytes"),
+    "missing": (lambda f: shards(f)[3].unlink(), "00003-of-00004.bin is missing"),
+    "surplus": (lambda f: shutil.copy(shards(f)[0], f / "tokens-9"), "tokens-9 is not named"),
+    "no offsets": (lambda f: (f / "offsets.npy").unlink(), "offsets.npy is missing"),
+    "cut offsets": (lambda f: (f / "offsets.npy").write_bytes(b"\x93NUMPY"), "has 6 bytes"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "not a prepared folder"),
+    "broken manifest": (lambda f: (f / "manifest.json").write_text("{"), "not readable as JSON"),
+    "list manifest": (lambda f: (f / "manifest.json").write_text("[]"), "not a manifest"),
+    "old format": (lambda f: edit(f, format="tokens 0"), "not a manifest of the format"),
+    "surplus field": (lambda f: edit(f, more=1), "lacks a field, or has one too many"),
+    "no shards": (lambda f: edit(f, shards=[]), "do not fill shards"),
+    "strange shards": (lambda f: edit(f, shards=[1]), "lacks a field"),
+    "dtype": (lambda f: edit(f, dtype="uint32"), "300 pieces need uint16"),
+    "vocabulary": (lambda f: edit(f, vocab=100_000), "100000 pieces need uint32"),
+    "negative": (lambda f: edit(f, tokens=-1), "tokens is -1"),
+    "text": (lambda f: edit(f, documents="30"), "documents is '30'"),
+    "documents": (lambda f: edit(f, documents=29), r"offsets.npy is int64 \(31,\); it must be"),
+    "tokens": (lambda f: edit(f, tokens=601), "601 tokens do not fill"),
+}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_damage_is_found_at_opening(name, folder, tokenizer):
+    TokenStore(folder, tokenizer)
+    damage, message = CHEAP[name]
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        TokenStore(folder, tokenizer)
+
+
+def test_a_shard_elsewhere_is_not_read(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"][0]["file"] = "../../secret"
+    edit(folder, shards=manifest["shards"])
+    with pytest.raises(DataError, match="names other files"):
+        TokenStore(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [(5, 90), (0, 1), (-1, 599), (-1, 601)], ids=["falls", "start", "short", "past end"]
+)
+def test_impossible_offsets_are_found_at_opening(change, folder):
+    offsets = np.load(folder / "offsets.npy")
+    offsets[change[0]] = change[1]
+    np.save(folder / "offsets.npy", offsets)
+    expected = "does not rise from 0 to 600"
+    if change == (5, 90):  # Larger than its follower would be; 90 still rises.
+        offsets[5] = 130
+        np.save(folder / "offsets.npy", offsets)
+    with pytest.raises(DataError, match=expected):
+        TokenStore(folder)
+
+
+def test_offsets_that_are_pickled_code_are_not_run(folder):
+    (folder / "offsets.npy").write_bytes(
+        b"\x80\x04" + b"x" * ((folder / "offsets.npy").stat().st_size - 2)
+    )
+    with pytest.raises(DataError, match=r"offsets.npy is not an array"):
+        TokenStore(folder)
+
+
+def test_another_tokenizer_is_found_at_opening(folder, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "sha256", "0" * 64)
+    with pytest.raises(DataError, match="made with another tokenizer"):
+        TokenStore(folder, tokenizer)
+
+
+def test_flipped_and_swapped_shards_are_found_by_verify(folder):
+    first, second = shards(folder)[:2]
+    original = first.read_bytes()
+    first.write_bytes(bytes([original[0] ^ 1]) + original[1:])
+    with pytest.raises(DataError, match=f"{first.name} was changed"):
+        TokenStore(folder).verify()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(original)
+    with pytest.raises(DataError, match=f"{first.name} was changed"):
+        TokenStore(folder).verify()
+
+
+def test_an_id_beyond_the_vocabulary_is_found_when_it_is_read(folder):
+    data = bytearray(shards(folder)[2].read_bytes())
+    data[8:10] = (300).to_bytes(2, "little")
+    shards(folder)[2].write_bytes(bytes(data))
+    store = TokenStore(folder)
+    store.read(0, 320)
+    with pytest.raises(DataError, match=r"00002-of-00004.bin holds the id 300 near token 0"):
+        store.read(320, 330)
+
+
+def test_a_file_cut_short_while_it_is_open_is_an_error_and_kills_nothing(folder):
+    code = f"""
+import os, pathlib
+from llama_jax.core.errors import DataError
+from llama_jax.data.tokens import TokenStore
+store = TokenStore(pathlib.Path({str(folder)!r}))
+os.truncate({str(shards(folder)[0])!r}, 10)
+try:
+    store.read(0, 100)
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ends before token 100; it was cut short" in done.stdout

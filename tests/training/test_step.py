@@ -1,0 +1,174 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llama_jax.config.data import DataConfig, SourceConfig
+from llama_jax.config.mesh import MeshConfig
+from llama_jax.config.model import ComputeConfig, ModelConfig
+from llama_jax.config.optim import OptimConfig
+from llama_jax.config.train import LossConfig, TrainConfig
+from llama_jax.data.batch import Batch
+from llama_jax.model import llama
+from llama_jax.optim import optimizers
+from llama_jax.sharding import place
+from llama_jax.sharding.mesh import make_mesh
+from llama_jax.training import state as states
+from llama_jax.training.step import compile_step
+
+B, T, V = 8, 16, 64
+MODEL = ModelConfig(
+    layers=2, embed=32, mlp=64, heads=4, kv_heads=4, head_dim=8, vocab=V, context=T
+)
+CONFIG = TrainConfig(
+    workdir="unused",
+    model=MODEL,
+    steps=10,
+    data=DataConfig(
+        tokenizer="unused",
+        mixture={"a": SourceConfig(path="unused")},
+        sequence_length=T,
+        batch_size=B,
+    ),
+    compute=ComputeConfig(dtype="float32", attention_chunk=8, remat="full"),
+    loss=LossConfig(chunk=32),
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+    mesh=MeshConfig(),
+)
+
+
+def batch_of(seed: int = 0, weight_BT=None) -> Batch:
+    rng = np.random.default_rng(seed)
+    token = rng.integers(0, V, (B, T + 1)).astype(np.int32)
+    position = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    if weight_BT is None:
+        weight_BT = rng.integers(0, 3, (B, T)).astype(np.float32)
+    segment = np.ones((B, T), np.int32)
+    return Batch(token[:, :-1], token[:, 1:], position, segment, weight_BT)
+
+
+def run(config: TrainConfig, batches: list[Batch], devices=None):
+    """Returns the final state and all metrics."""
+    mesh = make_mesh(config.mesh, devices or jax.devices()[:1])
+    rows = place.batch_sharding(mesh, config.sharding)
+    optimizer = optimizers.adamw(config.optim, config.steps)
+    graph, _ = llama.abstract(config.model, config.compute)
+    abstract = states.abstract_state(config, optimizer, mesh)
+    state = states.create_state(config, optimizer, abstract)
+    step = compile_step(config, graph, optimizer, state, rows)
+    metrics = []
+    for batch in batches:
+        state, scalars = step(state, jax.device_put(batch, rows))
+        metrics.append(jax.device_get(scalars))
+    return jax.device_get(state), metrics
+
+
+def assert_close(got, want, rtol=1e-5, atol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, want)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulated_micro_batches_equal_one_large_batch(accumulate):
+    batches = [batch_of(seed) for seed in range(3)]  # Weights differ between micro-batches.
+    want, want_metrics = run(CONFIG, batches)
+    got, metrics = run(dataclasses.replace(CONFIG, accumulate=accumulate), batches)
+    assert_close(metrics, want_metrics)
+    assert_close(got.params, want.params, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(data=8, fsdp=1),
+        MeshConfig(data=1, fsdp=8),
+        MeshConfig(data=2, fsdp=2, tensor=2),
+        MeshConfig(data=1, fsdp=2, tensor=4),
+    ],
+    ids=str,
+)
+def test_eight_devices_equal_one(mesh):
+    batches = [batch_of(seed) for seed in range(3)]
+    want, want_metrics = run(CONFIG, batches)
+    got, metrics = run(dataclasses.replace(CONFIG, mesh=mesh), batches, jax.devices())
+    assert_close(metrics, want_metrics)
+    assert_close(got.params, want.params, atol=1e-5)
+
+
+def test_parameters_and_moments_are_split_over_devices():
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
+    optimizer = optimizers.adamw(CONFIG.optim, CONFIG.steps)
+    abstract = states.abstract_state(CONFIG, optimizer, mesh)
+    state = states.create_state(CONFIG, optimizer, abstract)
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+    # Norms and counters are whole on every device; all matrices are split eight ways.
+    assert here < whole / 7
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_non_finite_step_changes_nothing_but_the_position(bad):
+    good = batch_of(0)
+    poisoned = dataclasses.replace(batch_of(1), weight_BT=np.full((B, T), bad, np.float32))
+    want, _ = run(CONFIG, [good, batch_of(2)])
+    got, metrics = run(CONFIG, [good, poisoned, batch_of(2)])
+    assert [int(m["skipped"]) for m in metrics] == [0, 1, 0]
+    assert [int(m["skipped_in_a_row"]) for m in metrics] == [0, 1, 0]
+    assert (got.step, got.updates) == (3, 2)
+    jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+    jax.tree.map(np.testing.assert_array_equal, got.opt_state, want.opt_state)
+
+
+def test_a_batch_without_targets_is_skipped():
+    _, metrics = run(CONFIG, [batch_of(0, np.zeros((B, T), np.float32))])
+    assert metrics[0]["skipped"] == 1
+
+
+def test_training_on_one_batch_learns_it():
+    batch = batch_of(0, np.ones((B, T), np.float32))
+    config = dataclasses.replace(
+        CONFIG, steps=40, optim=OptimConfig(learning_rate=2e-2, schedule="constant")
+    )
+    config = dataclasses.replace(
+        config, optim=dataclasses.replace(config.optim, weight_decay=0.0)
+    )
+    _, metrics = run(config, [batch] * 40)
+    np.testing.assert_allclose(metrics[0]["loss"], np.log(V), atol=0.1)
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert metrics[-1]["accuracy"] > 0.5
+
+
+def test_masked_tokens_do_not_change_the_gradient():
+    weight = np.ones((B, T), np.float32)
+    weight[:, ::2] = 0
+    one = batch_of(0, weight)
+    other_target = one.target_BT.copy()
+    other_target[:, ::2] = 3
+    other = dataclasses.replace(one, target_BT=other_target)
+    jax.tree.map(
+        np.testing.assert_array_equal, run(CONFIG, [one])[0].params, run(CONFIG, [other])[0].params
+    )
+
+
+def test_dropout_differs_between_steps_and_repeats_with_the_seed():
+    model = dataclasses.replace(MODEL, residual_dropout=0.3)
+    config = dataclasses.replace(
+        CONFIG, model=model, optim=OptimConfig(learning_rate=1e-9, schedule="constant")
+    )
+    batch = batch_of(0)
+    _, metrics = run(config, [batch, batch])
+    _, again = run(config, [batch, batch])
+    assert metrics[0]["loss"] != metrics[1]["loss"]
+    assert [m["loss"] for m in metrics] == [m["loss"] for m in again]
+
+
+def test_bfloat16_parameters_and_accumulation_stay_bfloat16():
+    compute = ComputeConfig(param_dtype="bfloat16", dtype="bfloat16", attention_chunk=8)
+    config = dataclasses.replace(
+        CONFIG, compute=compute, accumulate=2, accumulate_dtype="bfloat16"
+    )
+    state, metrics = run(config, [batch_of(0, np.ones((B, T), np.float32))] * 3)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.params)} == {"bfloat16"}
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert metrics[0]["loss"].dtype == jnp.float32
