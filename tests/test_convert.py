@@ -1,5 +1,7 @@
 """The door: what is detected, what is refused, and that DST appears whole or not at all."""
 
+import argparse
+import inspect
 import json
 import subprocess
 import sys
@@ -26,10 +28,10 @@ from llama_jax.text.tokenizer import load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
 MODEL = ModelConfig(
-    layers=2, embed=16, mlp=24, heads=2, kv_heads=1, head_dim=8, vocab=320, context=64
+    layers=2, embed=16, mlp=24, heads=2, kv_heads=1, head_dim=8, vocab=700, context=64
 )
 ORIGINAL = {"pad_token_id": 0, "auto_map": {"AutoModel": "x.Y"}, "use_cache": True}
-PROSE = "the cat sat on the mat and the dog ran after the cat " * 20
+PROSE = inspect.getsource(argparse)  # Real text, on every machine.
 SPOKEN = ["Once upon", " lead", "  two  spaces ", "", " ", "a\n\n  b", "héllo ✓", "12 345", "<s>x"]
 
 
@@ -90,7 +92,7 @@ def leftovers(folder):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    config = TokenizerTrainingConfig(vocab=320)
+    config = TokenizerTrainingConfig(vocab=700)  # Enough merges that their order shows.
     return train_tokenizer([PROSE], config)
 
 
@@ -234,7 +236,7 @@ def test_a_source_that_cannot_be_converted_leaves_nothing_behind(tmp_path, damag
 def test_a_failure_while_writing_leaves_nothing_behind(tmp_path):
     source = hf_folder(tmp_path / "hf")
     run(source, tmp_path / "ours", "--format=orbax")
-    arrays = weights() | {"lm_head.weight": np.full((320, 16), 1e30, np.float32)}
+    arrays = weights() | {"lm_head.weight": np.full((700, 16), 1e30, np.float32)}
     save_file(arrays, source / "model.safetensors")
     with pytest.raises(ValueError, match=r"lm_head.weight holds values beyond .* float16"):
         run(source, tmp_path / "dst", "--format=hf", "--dtype=float16", "--shard_gigabytes=1e-5")

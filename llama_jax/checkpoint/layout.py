@@ -60,9 +60,10 @@ def is_interrupted(path: Path) -> bool:
         return True
     try:
         metadata = json.loads((path / ORBAX_FILE).read_bytes())
-    except (OSError, ValueError):
-        # Orbax writes this file first: a folder that holds only (part of) it was just begun.
-        return {entry.name for entry in path.iterdir()} <= {ORBAX_FILE}
+    except OSError:
+        return False
+    except ValueError:  # Cut short while this file was being written.
+        return True
     return isinstance(metadata, dict) and not metadata.get("commit_timestamp_nsecs")
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import optax
 
 from llama_jax.config.optim import OptimConfig
@@ -12,7 +13,7 @@ from llama_jax.optim import schedules
 def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Returns clip by global norm -> Adam -> decoupled weight decay -> learning rate."""
     clip = optax.clip_by_global_norm(config.clip) if config.clip < float("inf") else optax.identity()
-    return optax.chain(
+    chain = optax.chain(
         clip,
         optax.adamw(
             schedules.learning_rate(config, steps),
@@ -23,6 +24,12 @@ def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             mask=lambda params: decayed(config, params),
         ),
     )
+
+    def update(*arguments: Any, **named: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes its int32 counts with floats
+            return chain.update(*arguments, **named)
+
+    return optax.GradientTransformation(chain.init, update)
 
 
 def decayed(config: OptimConfig, params: Any) -> Any:

@@ -1,5 +1,6 @@
 """Learning rate as a function of the number of updates made."""
 
+import jax
 import optax
 
 from llama_jax.config.optim import OptimConfig
@@ -17,8 +18,13 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
         "linear": lambda: optax.linear_schedule(peak, peak * config.final_fraction, left),
         "cosine": lambda: optax.cosine_decay_schedule(peak, left, config.final_fraction),
     }
-    after = shapes[config.schedule]()
-    if not config.warmup_steps:
-        return after
-    warmup = optax.linear_schedule(peak * config.warmup_start, peak, config.warmup_steps)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    schedule = shapes[config.schedule]()
+    if config.warmup_steps:
+        warmup = optax.linear_schedule(peak * config.warmup_start, peak, config.warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [config.warmup_steps])
+
+    def rate(count: jax.Array) -> jax.Array:
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes the count with floats
+            return schedule(count)
+
+    return rate

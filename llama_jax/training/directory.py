@@ -6,7 +6,8 @@ from typing import Any
 
 from llama_jax.config import load
 from llama_jax.config.train import TrainConfig
-from llama_jax.core import files, versions
+from llama_jax.core import files
+from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
 from llama_jax.text.tokenizer import Tokenizer
 
@@ -53,8 +54,7 @@ class RunDirectory:
         return {
             "model": self.settings["model"],
             "settings": self.settings,
-            "commit": versions.commit(),
-            "versions": versions.versions(),
+            **provenance(),
         }
 
     def continue_from(self, meta: dict[str, Any], fingerprint: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def make_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         grads, sums = _gradients(config, graph, state, batch)
         loss = (sums["loss"] - sums["z_loss"]) / sums["weight"]
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(sums["loss"] / sums["weight"]) & jnp.isfinite(grad_norm)
         metrics = {
             "loss": loss,
@@ -39,7 +39,7 @@ def make_step(
             "weight": sums["weight"],
             "learning_rate": schedule(state.updates),
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(state.params),
+            "param_norm": optax.tree.norm(state.params),
             "skipped": 1 - is_finite.astype(jnp.int32),
         }
         state = _update(optimizer, state, grads, is_finite)

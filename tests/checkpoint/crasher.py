@@ -31,6 +31,16 @@ def make_state(step: int) -> dict[str, jax.Array]:
     return {f"w{i}": jax.numpy.full((8, 8), step * LEAVES + i, "int32") for i in range(LEAVES)}
 
 
+class Entries(list):
+    """What os.scandir returns: can be iterated, and used as a context."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
 class Countdown:
     """Kills this process when it is called for the (n + 1)-th time."""
 
@@ -80,13 +90,19 @@ def around_commit(die_before, die_after) -> None:
 
 
 def during_delete(die: Countdown) -> None:
-    unlink = os.unlink
+    """Deletes the commit file last: in which order a folder is listed is up to the file system."""
+    unlink, scandir = os.unlink, os.scandir
+
+    def scandir_commit_last(*args):
+        with scandir(*args) as entries:
+            return Entries(sorted(entries, key=lambda entry: entry.name == layout.COMMIT_FILE))
 
     def unlink_one(*args, **kwargs):
         die()
         unlink(*args, **kwargs)
 
     os.unlink = unlink_one
+    os.scandir = scandir_commit_last
 
 
 FAILPOINTS = {

@@ -42,7 +42,7 @@ def test_only_a_save_that_was_cut_short_may_be_deleted(tmp_path):
     (path / layout.ORBAX_FILE).write_text('{"init_ti')
     assert layout.is_interrupted(path)
     (path / "state").mkdir()
-    assert not layout.is_interrupted(path)
+    assert layout.is_interrupted(path)
     (path / layout.ORBAX_FILE).write_text('{"commit_timestamp_nsecs": null}')
     assert layout.is_interrupted(path)
     (path / layout.ORBAX_FILE).write_text('{"commit_timestamp_nsecs": 17}')

@@ -52,7 +52,9 @@ def test_a_block_is_a_part_of_the_matrix(mask):
     np.testing.assert_array_equal(mask.block(2, 3, 4, 5), whole_BTS[:, 2:6, 3:8])
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(window=3), Mask(window=2, q_offset=3)])
+@pytest.mark.parametrize(
+    "mask", [Mask(), Mask(window=2), Mask(window=3), Mask(window=2, q_offset=3)]
+)
 def test_a_hidden_block_is_exactly_an_empty_one(mask):
     for q_start in range(0, 8, 2):
         for k_start in range(0, 8, 2):

@@ -44,6 +44,7 @@ CASES = {
     "one_key_head": Case(N=4, K=1),
     "head_96": Case(H=96, N=2),
     "not_causal": Case(Mask(causal=False)),
+    "not_causal_not_a_multiple": Case(Mask(causal=False), S=41),
     "not_a_multiple": Case(T=41, S=41),
     "one_tile": Case(T=11, S=11),
     "one_token": Case(T=1, S=1),

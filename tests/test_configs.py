@@ -1,0 +1,72 @@
+"""Every shipped recipe loads, parses, describes a model, and says how it is run."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from llama_jax.config import load
+from llama_jax.config.evaluate import EvaluateConfig
+from llama_jax.config.prepare import PrepareConfig
+from llama_jax.config.train import TrainConfig
+from llama_jax.model import llama
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = sorted(ROOT.glob("configs/*.py"))
+SCHEMAS = {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}
+
+
+def load_recipe(path: pathlib.Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe(path):
+    module = load_recipe(path)
+    command = re.search(
+        rf"python -m llama_jax\.(\w+) --config=configs/{path.stem}\.py", module.__doc__
+    )
+    assert command, "Say in the docstring how to run it."
+    schema, config = SCHEMAS[command[1]], module.get_config()
+    for required in ("workdir", "init_from"):
+        if required in config and not config[required]:
+            config[required] = "unused"
+    parsed = load.parse(schema, config)
+    assert load.parse(schema, load.default(parsed)) == parsed
+    if schema is TrainConfig:
+        llama.abstract(parsed.model, parsed.compute)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_never_reads_another_recipe_and_is_short(path):
+    text = path.read_text()
+    assert "configs." not in re.sub(r'""".*?"""', "", text, flags=re.S)
+    assert len(text.splitlines()) <= 80
+
+
+def test_every_setting_is_read_somewhere():
+    code = "\n".join(
+        path.read_text()
+        for path in (ROOT / "llama_jax").rglob("*.py")
+        if path.parent.name != "config"
+    )
+    inside = "\n".join(path.read_text() for path in (ROOT / "llama_jax/config").glob("*.py"))
+    unread = []
+    for path in sorted((ROOT / "llama_jax/config").glob("*.py")):
+        if path.stem in ("load", "presets", "__init__"):
+            continue
+        module = importlib.import_module(f"llama_jax.config.{path.stem}")
+        for schema in vars(module).values():
+            if not dataclasses.is_dataclass(schema) or schema.__module__ != module.__name__:
+                continue
+            for field in dataclasses.fields(schema):
+                # A mesh axis is read by its name, through the table of rules.
+                read = rf"\.{field.name}\b|[\"']{field.name}[\"']"
+                if not re.search(read, code) and not re.search(rf"self\.{field.name}\b", inside):
+                    unread.append(f"{schema.__name__}.{field.name}")
+    assert not unread, f"nobody reads {unread}"

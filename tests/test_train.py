@@ -1,0 +1,254 @@
+"""The training command as a whole: continues bitwise, survives kills, refuses what is wrong."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from trainer import Trainer
+
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.prepare import PrepareConfig, TokenizerTrainingConfig
+from llama_jax.prepare import prepare
+
+pytestmark = pytest.mark.process
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A prepared folder of a few hundred kilobytes of this project's own text."""
+    folder = tmp_path_factory.mktemp("data")
+    source = SourceConfig(path=str(Path(__file__).parents[1] / "llama_jax"), pattern="**/*.py")
+    prepare(
+        PrepareConfig(
+            output=str(folder / "prepared"),
+            source=source,
+            tokenizer_training=TokenizerTrainingConfig(vocab=320),
+            held_out=0.2,
+        )
+    )
+    return folder / "prepared"
+
+
+@pytest.fixture
+def trainer(tmp_path, data) -> Trainer:
+    return Trainer(tmp_path, data)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, data) -> Trainer:
+    """A run that nothing interrupts."""
+    trainer = Trainer(tmp_path_factory.mktemp("straight"), data)
+    trainer.run()
+    assert trainer.steps()[-1] == STEPS and len(trainer.losses()) == STEPS
+    return trainer
+
+
+def assert_same_run(trainer: Trainer, straight: Trainer) -> None:
+    assert trainer.losses() == straight.losses()
+    assert trainer.fingerprints(STEPS) == straight.fingerprints(STEPS)
+
+
+def test_the_same_command_twice_gives_the_same_bits(trainer, straight):
+    trainer.run()
+    assert_same_run(trainer, straight)
+
+
+def test_a_run_survives_sigterm_again_and_again(trainer, straight):
+    rng, stops = random.Random(0), 0
+    while not trainer.steps() or trainer.steps()[-1] < STEPS:
+        target = trainer.logged() + rng.randint(1, 6)
+        process = trainer.start()
+        trainer.wait_for_step(target, process)
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGTERM)
+        process.join(timeout=200)
+        assert process.exitcode in (0, 75), trainer.log.read_text()
+        if process.exitcode == 75:
+            stops += 1
+            # Saved where it stopped: nothing that was logged is lost.
+            assert trainer.steps()[-1] == trainer.logged()
+    assert stops >= 5
+    assert_same_run(trainer, straight)
+
+
+def test_a_run_survives_being_killed_at_any_moment(trainer, straight):
+    rng, kills, newest = random.Random(1), 0, 0
+    while kills < 25:
+        process = trainer.start()
+        trainer.wait_for_step(newest + 1, process)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.join(timeout=60)
+        kills += 1
+        steps = trainer.steps()
+        assert not steps or steps[-1] >= newest, "a committed checkpoint was lost"
+        newest = steps[-1] if steps else 0
+        if newest == STEPS:  # Done too soon: once more from the start.
+            assert_same_run(trainer, straight)
+            shutil.rmtree(trainer.workdir)
+            newest = 0
+    trainer.run()
+    assert_same_run(trainer, straight)
+
+
+def test_two_resumes_from_one_checkpoint_are_one_run(trainer, straight, tmp_path):
+    process = trainer.start()
+    trainer.wait_for_step(11, process)
+    process.kill()
+    process.join(timeout=60)
+    copy = tmp_path / "copy"
+    shutil.copytree(trainer.workdir, copy)
+    trainer.run()
+    assert_same_run(trainer, straight)
+    shutil.rmtree(trainer.workdir)
+    copy.rename(trainer.workdir)
+    trainer.run()
+    assert_same_run(trainer, straight)
+
+
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_run_is_the_same(trainer, straight):
+    shutil.copytree(straight.workdir, trainer.workdir)
+    newest = trainer.workdir / "checkpoints" / str(STEPS)
+    arrays = max((newest / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 16
+    arrays.write_bytes(bytes(content))
+    (trainer.workdir / "config.json").unlink()
+    text = trainer.run()
+    assert "damaged" in text and "corrupt-" in text
+    assert_same_run(trainer, straight)
+    assert list(newest.parent.glob(f"{STEPS}.corrupt-*"))
+
+
+def test_a_finished_run_has_nothing_to_do(straight):
+    before = straight.rows()
+    assert "nothing to do" in straight.run()
+    assert straight.rows() == before
+
+
+def test_what_a_run_directory_holds(straight):
+    config = json.loads((straight.workdir / "config.json").read_text())
+    assert config["settings"]["steps"] == STEPS
+    assert config["model"] == config["settings"]["model"]
+    assert config["versions"]["jax"] and config["commit"]
+    assert (straight.workdir / "tokenizer" / "tokenizer.model").is_file()
+    assert list((straight.workdir / "tensorboard").glob("events*"))
+    row = json.loads(straight.rows()[-1])
+    for name in (
+        "train/loss", "train/perplexity", "train/accuracy", "train/learning_rate",
+        "train/grad_norm", "train/param_norm", "throughput/tokens_per_second",
+        "throughput/tflops_per_device_causal", "throughput/tflops_per_device_full",
+        "throughput/step_time_s", "data/wait_time_s", "data/tokens_seen", "goodput/fraction",
+        "optim/skipped_steps",
+    ):  # fmt: skip
+        assert name in row, name
+
+
+def test_other_settings_in_the_same_workdir_are_refused_by_name(straight):
+    text = straight.run("--config.optim.learning_rate=0.5", expect=78)
+    assert "config.optim.learning_rate: 0.0003 -> 0.5" in text
+    assert "accept_changes" in text
+    text = straight.run("--config.data.mixture.a.weight=5", expect=78)
+    assert "config.data.mixture.a.weight" in text
+
+
+def test_settings_that_decide_nothing_may_change(straight):
+    straight.run("--config.log.every=7", "--config.data.threads=1", "--config.data.prefetch=0")
+
+
+def test_changes_may_be_accepted_on_purpose(trainer):
+    trainer.run("--config.steps=4", "--config.optim.warmup_steps=1")
+    more = ("--config.steps=6", "--config.optim.warmup_steps=1")
+    assert "config.steps: 4 -> 6" in trainer.run(*more, expect=78)
+    trainer.run(*more, "--config.accept_changes=True")
+    assert trainer.steps()[-1] == 6
+
+
+def test_a_second_process_on_the_workdir_is_refused(trainer, tmp_path):
+    first = trainer.start("--config.steps=100000")
+    trainer.wait_for_step(1, first)
+    trainer.log = tmp_path / "second.txt"
+    try:
+        text = trainer.run(expect=78)
+    finally:
+        first.kill()
+        first.join(timeout=60)
+    assert f"in use by process {first.pid}" in text
+
+
+def test_non_finite_steps_are_skipped_then_the_run_stops(trainer):
+    # The first update throws the weights so far off that no later loss is finite.
+    text = trainer.run(
+        "--config.optim.learning_rate=1e38",
+        "--config.optim.schedule=constant",
+        "--config.optim.warmup_steps=0",
+        "--config.max_skipped=3",
+        expect=65,
+    )
+    assert "not both finite" in text and "3 in a row" in text and "rows" in text
+
+
+def test_held_out_evaluation_is_reported(trainer, data):
+    recipe = trainer.recipe.read_text().replace(
+        "    return c",
+        f"""    from llama_jax.config.evaluate import EvaluatorConfig
+    c.evaluation.every = 2
+    c.evaluation.evaluators.own = load.default(EvaluatorConfig(
+        source=SourceConfig(path="{data}/held_out"), sequence_length=32, rows=6, batch_size=4,
+        buckets=4))
+    return c""",
+    )
+    trainer.recipe.write_text(recipe)
+    text = trainer.run("--config.steps=4", "--config.optim.warmup_steps=1")
+    assert "step 2 own: loss" in text and "step 4 own: loss" in text
+    rows = [json.loads(row) for row in trainer.rows()]
+    found = [row for row in rows if "eval/own/perplexity" in row]
+    assert [row["step"] for row in found] == [2, 4]
+    assert {f"eval/own/perplexity_at_{start}" for start in (0, 8, 16, 24)} <= set(found[0])
+
+
+def test_profile_writes_a_trace(trainer):
+    flags = ("--config.profile.first=1", "--config.profile.steps=2")
+    trainer.run("--config.steps=4", "--config.optim.warmup_steps=1", *flags)
+    assert list((trainer.workdir / "profile").rglob("*.xplane.pb"))
+
+
+BAD = {
+    "an unknown setting": (["--config.modle.layers=3"], "modle", 1),
+    "a wrong type": (["--config.steps=1.5"], "steps", 1),
+    "a word without a flag": (["lr=5"], "'lr=5' is not a flag", 78),
+    "an ignored setting": (
+        ["--config.model.rope.factor=2"],
+        "config.model.rope: factor is 2.0 but scaling is 'none'",
+        78,
+    ),
+    "a missing tokenizer": (["--config.data.tokenizer=/nowhere"], "/nowhere", 78),
+    "a missing source": (["--config.data.mixture.a.path=/nowhere"], "/nowhere", 78),
+    "a small vocabulary": (["--config.model.vocab=100"], "100", 78),
+    "too long a sequence": (
+        ["--config.data.sequence_length=64"],
+        "data.sequence_length is 64 but the model reads at most 32 tokens",
+        78,
+    ),
+    "a mesh that does not fit": (["--config.mesh.fsdp=3"], "devices are attached", 78),
+    "weights that are not there": (["--config.init_from=/nowhere"], "/nowhere", 78),
+    "batch size and accumulation": (["--config.data.batch_size=5"], "multiple of", 78),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_clear_sentence(what, trainer):
+    flags, sentence, code = BAD[what]
+    text = trainer.run(*flags, expect=code)
+    assert sentence in text, text
+    assert "Traceback" not in text or code == 1, text
+    assert not (trainer.workdir / "checkpoints").exists() or not trainer.steps()
