@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
         PrepareConfig(
             output=str(folder / "prepared"),
             source=source,
-            tokenizer_training=TokenizerTrainingConfig(vocab=320),
+            tokenizer_training=TokenizerTrainingConfig(vocab=512),
             held_out=0.2,
         )
     )
@@ -86,9 +86,9 @@ def test_a_run_survives_being_killed_at_any_moment(trainer, straight):
         process = trainer.start()
         trainer.wait_for_step(newest + 1, process)
         time.sleep(rng.uniform(0, 0.3))
+        kills += process.is_alive()
         process.kill()
         process.join(timeout=60)
-        kills += 1
         steps = trainer.steps()
         assert not steps or steps[-1] >= newest, "a committed checkpoint was lost"
         newest = steps[-1] if steps else 0

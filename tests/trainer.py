@@ -29,7 +29,7 @@ def get_config():
     c.workdir = "{workdir}"
     c.steps = 40
     c.model = load.default(ModelConfig(
-        layers=2, embed=32, mlp=64, heads=4, kv_heads=2, head_dim=8, vocab=320, context=32,
+        layers=2, embed=32, mlp=64, heads=4, kv_heads=2, head_dim=8, vocab=512, context=32,
         residual_dropout=0.1,
     ))
     c.compute.dtype = "float32"

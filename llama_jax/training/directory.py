@@ -1,5 +1,6 @@
 """The run directory: who owns it, what it was started with, what is written once."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,14 @@ from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
 from llama_jax.text.tokenizer import Tokenizer
 
-# Settings that may change when a run continues: they change speed, care and reports, not results.
-FREE = (
-    "config.max_skipped",
-    "config.accept_changes",
-    "config.mesh",
-    "config.sharding",
-    "config.compute.attention",
-    "config.compute.attention_chunk",
-    "config.compute.remat",
-    "config.loss.chunk",
-    "config.data.threads",
-    "config.data.prefetch",
-    "config.checkpoint",
-    "config.evaluation",
-    "config.log",
-    "config.profile",
-    "config.watchdog",
+# Settings that may change when a run continues: they change speed, care, places and reports, not
+# results. What is behind the paths of the data is compared by content.
+FREE = re.compile(
+    r"config\.("
+    r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog"
+    r"|compute\.(attention|attention_chunk|remat)|loss\.chunk"
+    r"|data\.(threads|prefetch|tokenizer|mixture\.[^.]+\.path)"
+    r")[.:]"
 )
 
 
@@ -64,7 +56,7 @@ class RunDirectory:
             ValueError: They differ in what decides results, and accept_changes is not set.
         """
         changes = load.differences(meta["settings"], self.settings)
-        changes = [line for line in changes if not line.startswith(FREE)]
+        changes = [line for line in changes if not FREE.match(line)]
         changes += fingerprint_differences(meta["data"], fingerprint)
         if not changes:
             return
