@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app
-from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llama_jax.config import load
+from llama_jax.config import command, load
 from llama_jax.config.evaluate import EvaluateConfig, SubjectConfig
 from llama_jax.config.model import ModelConfig
 from llama_jax.converters import weights
@@ -36,8 +34,6 @@ from llama_jax.sharding import place
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -47,10 +43,9 @@ class Subject:
     model: ModelConfig
 
 
-def main(argv: list[str]) -> None:
-    """Evaluates with the configuration of the command line."""
-    load.refuse_positionals(argv)
-    evaluate(load.parse(EvaluateConfig, CONFIG.value))
+def main(config: EvaluateConfig) -> None:
+    """Evaluates with the settings of the command line."""
+    evaluate(config)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Result]]:
@@ -247,4 +242,4 @@ def _mean(loss: float, perplexity: float, tokens: float) -> dict[str, float | No
 
 
 if __name__ == "__main__":
-    errors.run(partial(app.run, main))
+    errors.run(partial(command.run, EvaluateConfig, main))

@@ -16,13 +16,11 @@ import heapq
 import shutil
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags
-
-from llama_jax.config import load
+from llama_jax.config import command, load
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import errors, files
 from llama_jax.data import progress, tokens
@@ -33,14 +31,6 @@ from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
 RECIPE = "recipe.json"
-
-
-def main(arguments: list[str]) -> None:
-    """Runs the command."""
-    load.refuse_positionals(arguments)
-    # SIGTERM removes the unfinished folder too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    prepare(load.parse(PrepareConfig, flags.FLAGS.config))
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -168,6 +158,6 @@ def _print_table(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", help_string="A recipe, e.g. configs/demo_prepare.py")
-    flags.mark_flag_as_required("config")
-    errors.run(lambda: app.run(main))
+    # SIGTERM removes the unfinished folder too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    errors.run(partial(command.run, PrepareConfig, prepare))

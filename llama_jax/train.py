@@ -3,17 +3,12 @@
 Read this first. The same command with the same workdir continues where it stopped.
 """
 
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
-import jax
-from absl import app
-from ml_collections import config_flags
-
 from llama_jax.checkpoint import lock
 from llama_jax.checkpoint.manager import CheckpointManager
-from llama_jax.config import load
+from llama_jax.config import command
 from llama_jax.config.train import TrainConfig
 from llama_jax.core import errors
 from llama_jax.data.loader import Loader
@@ -28,12 +23,9 @@ from llama_jax.training.directory import RunDirectory
 from llama_jax.training.run import Run
 from llama_jax.training.step import compile_step
 
-CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 
-
-def main(argv: Sequence[str]) -> int:
-    """Trains with the configuration of the command line; returns the exit code."""
-    config = load.command_line(TrainConfig, argv, CONFIG.value)
+def main(config: TrainConfig) -> int:
+    """Trains in `config.workdir`, which this process alone may use; returns the exit code."""
     directory = RunDirectory(config)
     with lock.owner(directory.path):
         return train(config, directory)
@@ -84,4 +76,4 @@ def train(config: TrainConfig, directory: RunDirectory) -> int:
 
 
 if __name__ == "__main__":
-    errors.run(partial(app.run, main))
+    errors.run(partial(command.run, TrainConfig, main))

@@ -107,9 +107,8 @@ def _train(arguments: list[str], log: pathlib.Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = arguments
-    from absl import app
-
     from llama_jax import train
+    from llama_jax.config import command
     from llama_jax.core import errors
 
-    errors.run(lambda: app.run(train.main))
+    errors.run(lambda: command.run(train.TrainConfig, train.main))

@@ -4,11 +4,9 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import ml_collections
-from absl import logging
 from ml_collections import config_dict
 
 T = TypeVar("T")
@@ -42,10 +40,11 @@ def parse(schema: type[T], config: ml_collections.ConfigDict, path: str = "confi
         ValueError: A setting is unknown, missing, of the wrong type, out of range, or without
             effect; the message names its dotted path and what to type.
     """
-    hints, names = typing.get_type_hints(schema), [f.name for f in dataclasses.fields(schema)]
+    fields = dataclasses.fields(schema)  # type: ignore[arg-type]  # any dataclass
+    hints, names = typing.get_type_hints(schema), [f.name for f in fields]
     _refuse_unknown(config, names, path)
     values = {}
-    for field in dataclasses.fields(schema):
+    for field in fields:
         here, (kind, optional) = f"{path}.{field.name}", _unwrap(hints[field.name])
         value = config[field.name] if field.name in config else _default_value(field)
         if value is None and not optional:
@@ -55,38 +54,6 @@ def parse(schema: type[T], config: ml_collections.ConfigDict, path: str = "confi
         return schema(**values)
     except ValueError as error:  # Range checks live in __post_init__; add where it came from.
         raise ValueError(f"{path}: {error}") from None
-
-
-def refuse_positionals(arguments: Sequence[str]) -> None:
-    """Checks that a command line holds flags only; absl would ignore anything else silently.
-
-    Args:
-        arguments: What absl left over; the first is the program.
-
-    Raises:
-        ValueError: A word stands alone, such as seed=1 where --config.seed=1 was meant.
-    """
-    if len(arguments) > 1:
-        word = arguments[1]
-        hint = f" Did you mean --config.{word}?" if "=" in word else " Settings are --config.x=y."
-        raise ValueError(f"{word!r} is not a flag, so it has no effect.{hint}")
-
-
-def command_line(schema: type[T], arguments: Sequence[str], config: Any) -> T:
-    """Returns the settings of a command, and quietens the libraries it stands on.
-
-    Args:
-        schema: The dataclass of the command's settings.
-        arguments: What absl left over: the program, and words that are no flags.
-        config: Value of the command's --config flag.
-
-    Raises:
-        ValueError: As `parse`, or a word was left over.
-    """
-    # absl shows INFO by default, and Orbax logs every save there; a message of ours is printed.
-    logging.set_verbosity(logging.WARNING)
-    refuse_positionals(arguments)
-    return parse(schema, config)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -123,7 +90,7 @@ def _refuse_unknown(config: ml_collections.ConfigDict, names: list[str], path: s
 def _parse_value(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         _expect_section(value, path)
-        return parse(kind, value, path)
+        return parse(typing.cast(type, kind), value, path)
     if member := _member(kind):
         _expect_section(value, path)
         return {name: _parse_value(member, value[name], f"{path}.{name}") for name in value}

@@ -1,9 +1,12 @@
 """What one optimizer step reads."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
+
+Array = Any  # [B, T]: a jax.Array on the devices, an np.ndarray on the host.
 
 
 @jax.tree_util.register_dataclass
@@ -18,11 +21,11 @@ class Batch:
         weight is 0 at padding, and where target belongs to another segment than token; else 1
     """
 
-    token_BT: jax.Array | np.ndarray  # i32
-    target_BT: jax.Array | np.ndarray  # i32
-    position_BT: jax.Array | np.ndarray  # i32
-    segment_BT: jax.Array | np.ndarray  # i32
-    weight_BT: jax.Array | np.ndarray  # f32
+    token_BT: Array  # i32
+    target_BT: Array  # i32
+    position_BT: Array  # i32
+    segment_BT: Array  # i32
+    weight_BT: Array  # f32
 
 
 def stack(rows: list[Batch]) -> Batch:

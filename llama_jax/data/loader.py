@@ -7,7 +7,7 @@ see the same global batch.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Loader:
         self.tokens = {name: source.store.tokens for name, source in self._sources.items()}
         self.fingerprint = self._fingerprint(seed, tokenizer)
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0) -> Generator[Batch]:
         """Yields the global batches of steps start_step, start_step + 1, ... without end."""
         prefetch = self._config.prefetch
         threads = min(self._config.threads, prefetch)

@@ -4,6 +4,7 @@ Ainslie et al. 2023, https://arxiv.org/abs/2305.13245
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,16 +38,17 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
         D = (config.embed,)
         q_heads, kv_heads = (config.heads, config.head_dim), (config.kv_heads, config.head_dim)
-        shared = {
-            "std": config.init_std,
-            "dtype": jnp.dtype(compute.param_dtype),
-            "bias": config.attention_bias,
-            "rngs": rngs,
-        }
-        self.q = Linear(D, q_heads, **shared)
-        self.k = Linear(D, kv_heads, **shared)
-        self.v = Linear(D, kv_heads, **shared)
-        self.o = Linear(q_heads, D, **shared)
+        linear = partial(
+            Linear,
+            std=config.init_std,
+            dtype=jnp.dtype(compute.param_dtype),
+            bias=config.attention_bias,
+            rngs=rngs,
+        )
+        self.q = linear(D, q_heads)
+        self.k = linear(D, kv_heads)
+        self.v = linear(D, kv_heads)
+        self.o = linear(q_heads, D)
         self.impl, self.chunk = compute.attention, compute.attention_chunk
 
     def __call__(

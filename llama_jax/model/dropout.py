@@ -23,13 +23,15 @@ class Drop:
         """Returns [B, T, D]; each branch of a layer draws its own zeros."""
         if self.key is None or self.rate is None:
             return x_BTD
-        kept_BTD = jax.random.uniform(jax.random.fold_in(self.key, branch), x_BTD.shape) >= self.rate
+        kept_BTD = (
+            jax.random.uniform(jax.random.fold_in(self.key, branch), x_BTD.shape) >= self.rate
+        )
         scale = (1 / (1 - self.rate)).astype(x_BTD.dtype)
         return jnp.where(kept_BTD, x_BTD * scale, jnp.zeros((), x_BTD.dtype))
 
 
 def by_layer(config: ModelConfig, key: jax.Array | None) -> Drop:
-    """Returns the dropout of all layers, stacked: rate l / (L - 1) * residual_dropout in layer l."""
+    """Returns the dropout of all layers, stacked; layer l has l / (L - 1) of the last one's rate."""
     if key is None or not config.residual_dropout:
         return Drop(None, None)
     rate_L = jnp.arange(config.layers, dtype=jnp.float32) / (config.layers - 1)

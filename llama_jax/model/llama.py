@@ -136,9 +136,7 @@ class Llama(nnx.Module):
 
 def causal_mask(config: ModelConfig, segment_BT: jax.Array | None = None) -> Mask:
     """Returns the mask of training: causal, in the model's window, within each segment."""
-    return Mask(
-        causal=True, window=config.window, q_segment_BT=segment_BT, k_segment_BS=segment_BT
-    )
+    return Mask(causal=True, window=config.window, q_segment_BT=segment_BT, k_segment_BS=segment_BT)
 
 
 def split(model: Llama) -> tuple[nnx.GraphDef, Params]:
@@ -172,4 +170,5 @@ def _append_positions(cache: KVCache, position_BT: jax.Array) -> KVCache:
 
 
 def _advance(cache: KVCache, keys_values, tokens: int) -> KVCache:
-    return KVCache(*keys_values, cache.position_BS, cache.length + tokens)
+    k_LBSKH, v_LBSKH = keys_values
+    return KVCache(k_LBSKH, v_LBSKH, cache.position_BS, cache.length + tokens)

@@ -131,8 +131,10 @@ def _yarn(config: RopeConfig, H: int) -> np.ndarray:
 
     def pair_turning(times: float) -> float:
         assert config.original_context is not None
-        return H * math.log(config.original_context / (2 * math.pi * times)) / (
-            2 * math.log(config.theta)
+        return (
+            H
+            * math.log(config.original_context / (2 * math.pi * times))
+            / (2 * math.log(config.theta))
         )
 
     low, high = pair_turning(config.beta_fast), pair_turning(config.beta_slow)

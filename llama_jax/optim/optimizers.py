@@ -12,7 +12,9 @@ from llama_jax.optim import schedules
 
 def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Returns clip by global norm -> Adam -> decoupled weight decay -> learning rate."""
-    clip = optax.clip_by_global_norm(config.clip) if config.clip < float("inf") else optax.identity()
+    clip = (
+        optax.clip_by_global_norm(config.clip) if config.clip < float("inf") else optax.identity()
+    )
     chain = optax.chain(
         clip,
         optax.adamw(

@@ -68,7 +68,9 @@ def read_weights(path: str, config: TrainConfig, abstract: llama.Params) -> llam
     more = config.model.vocab - found.model.vocab
     if not more:
         return params
-    print(f"{path}: {more} rows are added to its vocabulary of {found.model.vocab}", file=sys.stderr)
+    print(
+        f"{path}: {more} rows are added to its vocabulary of {found.model.vocab}", file=sys.stderr
+    )
     grow = partial(vocabulary.grow, config=config.model, key=jax.random.key(config.seed))
     return jax.jit(grow, out_shardings=shardings)(params)
 

@@ -27,12 +27,16 @@ from llama_jax.training.state import TrainState
 from llama_jax.training.watchdog import Watchdog
 
 
-
 class Result(Protocol):
     """What an evaluator found."""
 
-    loss: float
-    perplexity: float
+    @property
+    def loss(self) -> float:
+        """Mean over the tokens of -log p(target)."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
 
     def metrics(self, name: str) -> dict[str, float]:
         """Returns the values under the names that writers use."""
@@ -205,7 +209,8 @@ class Run:
         what = (
             f"step {finished.step + 1}: loss {finished.values['loss']} and gradient norm "
             f"{finished.values['grad_norm']} are not both finite, so nothing was updated (rows "
-            f"{first_row} to {first_row + self._rows_per_step - 1} of the data, {in_a_row} in a row)"
+            f"{first_row} to {first_row + self._rows_per_step - 1} of the data, "
+            f"{in_a_row} in a row)"
         )
         self.message(what)
         if in_a_row >= self._config.max_skipped:

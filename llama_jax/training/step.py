@@ -87,7 +87,7 @@ def _gradients(config: TrainConfig, graph: nnx.GraphDef, state: TrainState, batc
     else:
         grads, sums = _accumulate(config, micro, state.params, batch)
     weight = sums["weight"]
-    return jax.tree.map(lambda g: (g / weight.astype(g.dtype)), grads), sums
+    return jax.tree.map(lambda g: g / weight.astype(g.dtype), grads), sums
 
 
 def _accumulate(config: TrainConfig, micro: Callable, params, batch: Batch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_jax.config import load
+from llama_jax.config import command
 from llama_jax.config.data import SourceConfig
 
 
@@ -17,8 +17,8 @@ def test_a_setting_that_a_format_ignores_is_an_error(name, value, format_):
 
 
 def test_words_that_are_no_flags_are_refused():
-    load.refuse_positionals(["train.py"])
+    command.refuse_positionals(["train.py"])
     with pytest.raises(ValueError, match=r"'lr=5' is not a flag.*Did you mean --config\.lr=5\?"):
-        load.refuse_positionals(["train.py", "lr=5"])
+        command.refuse_positionals(["train.py", "lr=5"])
     with pytest.raises(ValueError, match=r"'run' is not a flag, so it has no effect\. Settings"):
-        load.refuse_positionals(["train.py", "run"])
+        command.refuse_positionals(["train.py", "run"])

@@ -129,7 +129,10 @@ def test_differences_name_the_path_and_both_values():
     [
         ({"factor": 0.5}, "factor is 0.5"),
         ({"theta": 0.0}, "theta is 0.0"),
-        ({"scaling": "linear", "factor": 2.0, "original_context": 4096}, "original_context is 4096"),
+        (
+            {"scaling": "linear", "factor": 2.0, "original_context": 4096},
+            "original_context is 4096",
+        ),
         ({"scaling": "dynamic", "factor": 2.0}, "which needs original_context"),
         (
             {"scaling": "yarn", "factor": 2.0, "original_context": 64, "mscale": 1.0},

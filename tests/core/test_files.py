@@ -41,5 +41,5 @@ def test_a_file_is_replaced_at_once_or_stays(tmp_path):
 def test_broken_json_is_a_data_error_with_the_file(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="x.json is not readable as JSON"):
+    with pytest.raises(DataError, match=r"x\.json is not readable as JSON"):
         files.read_json(path)

@@ -18,7 +18,7 @@ CONFIG = ModelConfig(
 COMPUTE = ComputeConfig(dtype="float32", attention_chunk=4, remat="none")
 B, T = 2, 12
 
-# Published counts: the checkpoints' own totals (V D + L (2 D N H + 2 D K H + 3 D F + 2 D) + D + D V).
+# The checkpoints' own totals: V D + L (2 D N H + 2 D K H + 3 D F + 2 D) + D + D V.
 COUNTS = {
     "LLAMA2_7B": 6_738_415_616,
     "LLAMA2_7B_32K": 6_738_415_616,
@@ -214,4 +214,6 @@ def test_initial_weights_are_normal_with_the_set_deviation():
 def test_scaling_reaches_the_logits(token_BT):
     params = params_of()
     linear = dataclasses.replace(CONFIG, rope=RopeConfig(scaling="linear", factor=4.0))
-    assert jnp.max(jnp.abs(logits_of(params, token_BT) - logits_of(params, token_BT, linear))) > 1e-4
+    assert (
+        jnp.max(jnp.abs(logits_of(params, token_BT) - logits_of(params, token_BT, linear))) > 1e-4
+    )

@@ -155,9 +155,7 @@ def test_tables_match_transformers_over_a_whole_32k_context(scaling):
     if scaling == "linear":
         parameters |= {"rope_type": "linear", "factor": 8.0}
     theirs = LlamaRotaryEmbedding(
-        transformers.LlamaConfig(
-            hidden_size=128, num_attention_heads=1, rope_parameters=parameters
-        )
+        transformers.LlamaConfig(hidden_size=128, num_attention_heads=1, rope_parameters=parameters)
     )
     position = np.arange(32768)[None]
     cos, sin = theirs(torch.zeros(1), torch.from_numpy(position))

@@ -92,9 +92,7 @@ def test_infinite_clip_never_clips():
         ),
         (
             # Chen et al. 2023: 20 steps of warm-up from 10% of 2e-5, then constant.
-            OptimConfig(
-                learning_rate=2e-5, schedule="constant", warmup_steps=20, warmup_start=0.1
-            ),
+            OptimConfig(learning_rate=2e-5, schedule="constant", warmup_steps=20, warmup_start=0.1),
             {0: 2e-6, 10: 1.1e-5, 20: 2e-5, 99: 2e-5},
         ),
     ],

@@ -19,9 +19,7 @@ from llama_jax.training import state as states
 from llama_jax.training.step import compile_step
 
 B, T, V = 8, 16, 64
-MODEL = ModelConfig(
-    layers=2, embed=32, mlp=64, heads=4, kv_heads=4, head_dim=8, vocab=V, context=T
-)
+MODEL = ModelConfig(layers=2, embed=32, mlp=64, heads=4, kv_heads=4, head_dim=8, vocab=V, context=T)
 CONFIG = TrainConfig(
     workdir="unused",
     model=MODEL,
@@ -130,9 +128,7 @@ def test_training_on_one_batch_learns_it():
     config = dataclasses.replace(
         CONFIG, steps=40, optim=OptimConfig(learning_rate=2e-2, schedule="constant")
     )
-    config = dataclasses.replace(
-        config, optim=dataclasses.replace(config.optim, weight_decay=0.0)
-    )
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, weight_decay=0.0))
     _, metrics = run(config, [batch] * 40)
     np.testing.assert_allclose(metrics[0]["loss"], np.log(V), atol=0.1)
     assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
@@ -165,9 +161,7 @@ def test_dropout_differs_between_steps_and_repeats_with_the_seed():
 
 def test_bfloat16_parameters_and_accumulation_stay_bfloat16():
     compute = ComputeConfig(param_dtype="bfloat16", dtype="bfloat16", attention_chunk=8)
-    config = dataclasses.replace(
-        CONFIG, compute=compute, accumulate=2, accumulate_dtype="bfloat16"
-    )
+    config = dataclasses.replace(CONFIG, compute=compute, accumulate=2, accumulate_dtype="bfloat16")
     state, metrics = run(config, [batch_of(0, np.ones((B, T), np.float32))] * 3)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.params)} == {"bfloat16"}
     assert metrics[-1]["loss"] < metrics[0]["loss"]
