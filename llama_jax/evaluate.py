@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llama_jax.config import command, load
 from llama_jax.config.evaluate import EvaluateConfig, SubjectConfig
@@ -32,6 +31,7 @@ from llama_jax.evaluation.table import table
 from llama_jax.model import llama
 from llama_jax.sharding import place
 from llama_jax.sharding.mesh import make_mesh
+from llama_jax.telemetry import progress
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -149,19 +149,9 @@ def _measure(
 
 def _run(evaluator: Evaluator, name: str, params: llama.Params) -> Result:
     """Returns the result; a person at a terminal sees a bar."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("batches"),
-        TimeRemainingColumn(),
-    )
-    disable = not console.is_terminal or jax.process_index() > 0
-    with Progress(*columns, console=console, transient=True, disable=disable) as display:
-        task = display.add_task(f"{name} on {evaluator.name}", total=evaluator.count)
-        with jax.transfer_guard("disallow"):
-            return evaluator.run(params, lambda done: display.update(task, completed=done))
+    title = f"{name} on {evaluator.name}"
+    with progress.bar(title, evaluator.count) as show, jax.transfer_guard("disallow"):
+        return evaluator.run(params, show)
 
 
 def _report(

@@ -23,10 +23,11 @@ from typing import Any
 from llama_jax.config import command, load
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import errors, files
-from llama_jax.data import progress, tokens
+from llama_jax.data import tokens
 from llama_jax.data.sources.documents import Document, Reader
 from llama_jax.data.token_writer import TokenWriter, tokenise
 from llama_jax.data.tokens import TokenStore
+from llama_jax.telemetry import progress
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
@@ -75,7 +76,7 @@ def _sample(reader: Reader, config: PrepareConfig) -> list[str]:
     budget = int(config.tokenizer_training.megabytes * 1e6)
     kept: list[tuple[float, str, str]] = []  # A heap with the largest hash on top.
     size = 0
-    with progress.bar("Reading documents", reader.bytes) as show:
+    with progress.bar("Reading documents", reader.bytes, "bytes") as show:
         for document in _training(reader, config):
             text = document.text[:budget]
             rank = _uniform(config.seed, "tokenizer", document.name)
@@ -95,7 +96,7 @@ def _tokenise(folder: Path, reader: Reader, tokenizer: Tokenizer, config: Prepar
             )
             for name in (["train", "held_out"] if config.held_out else ["train"])
         }
-        show = stack.enter_context(progress.bar("Tokenising", reader.bytes))
+        show = stack.enter_context(progress.bar("Tokenising", reader.bytes, "bytes"))
         for document, ids in tokenise(reader, tokenizer, config.text):
             writers["held_out" if _is_held_out(document, config) else "train"].add(document, ids)
             show(reader.bytes_read)

@@ -47,7 +47,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     except KeyError as error:  # ml_collections, of an unknown section, with the nearest name.
         if "Did you mean" not in str(error):
             raise
-        raise ValueError(f"--config has no {' '.join(error.args[0].split())}.") from None
+        name, hint = error.args[0].split("\n")
+        raise ValueError(f"--config has no setting {name}. {hint}") from None
 
 
 def refuse_positionals(arguments: Sequence[str]) -> None:

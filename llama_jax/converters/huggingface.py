@@ -4,6 +4,7 @@ Memory: reading holds the result, one stacked leaf and one tensor; writing holds
 and one shard.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from llama_jax.config.model import ModelConfig
-from llama_jax.converters import huggingface_config, names, progress, safetensors_writer
+from llama_jax.converters import huggingface_config, names, safetensors_writer
 from llama_jax.converters.cast import DTYPES, cast
 from llama_jax.converters.safetensors_reader import Reader
 from llama_jax.core import files
+from llama_jax.telemetry import progress
 
 CONFIG = "config.json"
 Json = dict[str, Any]
@@ -64,7 +66,7 @@ class Folder:
         """
         place = place or (lambda _, leaf: jnp.asarray(leaf))
         params: dict[str, Any] = {}
-        for tensor in progress.counted(names.tensors(self.model), "reading"):
+        for tensor in progress.counted(names.tensors(self.model), "Reading weights"):
             leaf = self._leaf(tensor, dtype or self.param_dtype)
             _set(params, tensor.ours, place(tensor.ours, leaf))
         return params
@@ -92,10 +94,11 @@ def write(
         name: math.prod(tensor.their_shape) * itemsize
         for name, (tensor, _) in names.in_their_order(model).items()
     }
-    with progress.counting("writing", len(sizes)) as count:
+    with progress.bar("Writing weights", len(sizes)) as show:
+        done = itertools.count(1)
 
         def counted(name: str) -> np.ndarray:
-            count()
+            show(next(done))
             return read(name)
 
         safetensors_writer.write(folder, sizes, counted, shard_bytes)

@@ -8,11 +8,12 @@ from typing import Any
 
 from llama_jax.config.data import SourceConfig, TextConfig
 from llama_jax.core import files
-from llama_jax.data import progress, tokens
+from llama_jax.data import tokens
 from llama_jax.data.sources.documents import Reader
 from llama_jax.data.sources.files import name_in
 from llama_jax.data.token_writer import TokenWriter, tokenise
 from llama_jax.data.tokens import TokenStore
+from llama_jax.telemetry import progress
 from llama_jax.text.tokenizer import Tokenizer
 
 
@@ -72,7 +73,7 @@ def _tokenise_into(
         with (
             files.new_folder(folder) as building,
             TokenWriter(building, tokenizer, text, recipe) as writer,
-            progress.bar(f"Tokenising {reader.source.path}", reader.bytes) as show,
+            progress.bar(f"Tokenising {reader.source.path}", reader.bytes, "bytes") as show,
         ):
             for document, ids in tokenise(reader, tokenizer, text):
                 writer.add(document, ids)

@@ -11,7 +11,8 @@ Compiled programs, for one batch size: sizes are powers of two from `SMALLEST` o
 to the model's context. There is one prefill program for each size of prompt and one decode program
 for each size of cache, whatever the prompts, their lengths and the settings of sampling are. With a
 context of 512 that is at most 4 + 4; with 32,768, 10 + 10. (Rows of one batch that differ in
-length can need a cache longer than the context, up to twice as long: one size more.)
+length can need a cache longer than the context, up to twice as long: one size more.) "dynamic"
+scaling beyond its original context has no use for a cache: there every token is a prefill.
 
 Dimensions: B batch, T prompt tokens, S cache slots, V vocabulary, E ids that end a text.
 """
@@ -116,7 +117,42 @@ class Generator:
         if not all(prompts):
             raise ValueError("a prompt has no tokens; it must have at least one, e.g. BOS.")
         room_B = [self.room(prompt, config) for prompt in prompts]
+        if self._outgrows_cache(prompts, room_B):
+            return self._recomputed(prompts, room_B, config)
         return self._blocks(prompts, room_B, config, block)
+
+    def _outgrows_cache(self, prompts: Sequence[Sequence[int]], room_B: list[int]) -> bool:
+        rope = self.config.rope
+        if rope.scaling != "dynamic":
+            return False
+        assert rope.original_context is not None
+        longest = max(len(p) + room for p, room in zip(prompts, room_B, strict=True))
+        return longest > rope.original_context
+
+    def _recomputed(
+        self, prompts: Sequence[Sequence[int]], room_B: list[int], config: GenerateConfig
+    ) -> Iterator[list[list[int]]]:
+        """Yields one token of each row at a time, each from a pass over the whole row.
+
+        Beyond the original context of "dynamic" scaling every new token changes the angles of all
+        earlier ones, and with them every layer's keys: no cache would be right.
+        """
+        sampling, key_B = Sampling.of(config), _keys(prompts, config.seed)
+        rows, has_ended = [list(prompt) for prompt in prompts], [False] * len(prompts)
+        while not all(has_ended):
+            token_BT, free_B = aligned(rows, self._size(max(map(len, rows))))
+            left_B = [
+                len(p) + room - len(r) for p, room, r in zip(prompts, room_B, rows, strict=True)
+            ]
+            decoding = self._prefill(
+                self.params, token_BT, free_B, jnp.asarray(left_B), key_B, sampling, self._end_E
+            )
+            token_B, ended_B = np.asarray(decoding.token_B), np.asarray(decoding.ended_B)
+            new = [[] if over else [int(t)] for over, t in zip(has_ended, token_B, strict=True)]
+            yield new
+            for row, tokens in zip(rows, new, strict=True):
+                row += tokens
+            has_ended = [over or bool(e) for over, e in zip(has_ended, ended_B, strict=True)]
 
     def _blocks(
         self,
@@ -246,7 +282,7 @@ def _next_logits(
 ) -> tuple[jax.Array, KVCache]:
     """Returns f32[B, V] after `token_B`, and the cache with it."""
     cache = decoding.cache
-    B, S = cache.position_BS.shape
+    B, S = cache.k_LBSKH.shape[1:3]
     slot_BS = jax.lax.broadcasted_iota(jnp.int32, (B, S), 1)
     mask = Mask(
         window=config.window,
@@ -293,7 +329,6 @@ def _move(decoding: Decoding, shift: jax.Array, slots: int) -> Decoding:
     cache = KVCache(
         k_LBSKH=moved(old.k_LBSKH, 2),
         v_LBSKH=moved(old.v_LBSKH, 2),
-        position_BS=moved(old.position_BS, 1),
         length=old.length - shift,
     )
     return dataclasses.replace(decoding, cache=cache, free_B=decoding.free_B - shift)

@@ -14,15 +14,10 @@ from llama_jax.config.model import ModelConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values by layer and slot; slots from `length` on are not written yet.
-
-    With `rope.scaling = "dynamic"` keys are stored unrotated, because their angles change as the
-    sequence grows; otherwise rotated.
-    """
+    """Rotated keys and values by layer and slot; slots from `length` on are not written yet."""
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
-    position_BS: jax.Array  # i32: the position of the token in each slot.
     length: jax.Array  # i32 scalar: slots written so far, the same for every row.
 
 
@@ -32,7 +27,6 @@ def create(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> KVC
     return KVCache(
         k_LBSKH=jnp.zeros(shape, dtype),
         v_LBSKH=jnp.zeros(shape, dtype),
-        position_BS=jnp.zeros((batch, slots), jnp.int32),
         length=jnp.zeros((), jnp.int32),
     )
 

@@ -31,7 +31,7 @@ class Drop:
 
 
 def by_layer(config: ModelConfig, key: jax.Array | None) -> Drop:
-    """Returns the dropout of all layers, stacked; layer l has l / (L - 1) of the last one's rate."""
+    """Returns the dropout of all layers, stacked; layer l has l / (L - 1) of the full rate."""
     if key is None or not config.residual_dropout:
         return Drop(None, None)
     rate_L = jnp.arange(config.layers, dtype=jnp.float32) / (config.layers - 1)

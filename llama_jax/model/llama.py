@@ -3,7 +3,6 @@
 Dimensions: B batch, T tokens, S cache slots, D embed, V vocab, L layers.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import dropout, rope
-from llama_jax.model.attention import Attention, Rotation
+from llama_jax.model.attention import Attention
 from llama_jax.model.cache import KVCache
 from llama_jax.model.linear import Linear
 from llama_jax.model.mlp import MLP
@@ -43,11 +42,9 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.embed, config.norm_eps, dtype)
         self.mlp = MLP(config, dtype, rngs)
 
-    def __call__(self, x_BTD, rotation, mask, cache, length, drop):
+    def __call__(self, x_BTD, cos_sin, mask, cache, length, drop):
         """Returns [B, T, D] and this layer's part of the cache; `drop` acts on both branches."""
-        branch_BTD, cache = self.attention(
-            self.attention_norm(x_BTD), rotation, mask, cache, length
-        )
+        branch_BTD, cache = self.attention(self.attention_norm(x_BTD), cos_sin, mask, cache, length)
         x_BTD = x_BTD + drop(branch_BTD, 0)
         x_BTD = x_BTD + drop(self.mlp(self.mlp_norm(x_BTD)), 1)
         return x_BTD, cache
@@ -87,20 +84,22 @@ class Llama(nnx.Module):
             token_BT: Token ids.
             position_BT: Position of each token in its own sequence.
             mask: Which keys each query may see; with a cache, its `q_offset` is `cache.length`.
-            cache: Earlier tokens' keys and values; None attends within `token_BT` alone.
+            cache: Earlier tokens' keys and values; None attends within `token_BT` alone. With
+                "dynamic" scaling a row may grow to `original_context` and no further: beyond, each
+                new token changes the angles of all, and with them every layer's keys.
             dropout_key: Turns `residual_dropout` on.
         """
         embedding_VD = self.embed.embedding[...].astype(self.compute.dtype)
         x_BTD = embedding_VD[token_BT]
-        cache = cache and _append_positions(cache, position_BT)
-        rotation = self._rotation(position_BT, cache)
+        length_B = position_BT.max(axis=1) + 1
+        cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
         graph, layers = nnx.split(self.layers)
 
         def block(x_BTD, layer):
             params, keys_values, drop = layer
             x_BTD = checkpoint_name(x_BTD, "layer_input")
             length = None if cache is None else cache.length
-            return nnx.merge(graph, params)(x_BTD, rotation, mask, keys_values, length, drop)
+            return nnx.merge(graph, params)(x_BTD, cos_sin, mask, keys_values, length, drop)
 
         block = remat(block, self.compute.remat)
         keys_values = None if cache is None else (cache.k_LBSKH, cache.v_LBSKH)
@@ -119,19 +118,6 @@ class Llama(nnx.Module):
         if self.config.tie_embeddings:
             return self.embed.embedding[...].T
         return self.head.kernel[...]
-
-    def _rotation(self, position_BT: jax.Array, cache: KVCache | None) -> Rotation:
-        key_position_BS = position_BT if cache is None else cache.position_BS
-        turn = partial(
-            rope.cos_sin,
-            self.config.rope,
-            self.config.head_dim,
-            length_B=key_position_BS.max(axis=1) + 1,
-        )
-        q = turn(position_BT)
-        if self.config.rope.scaling == "dynamic":
-            return Rotation(q, turn(key_position_BS), cached=False)
-        return Rotation(q, q)
 
 
 def causal_mask(config: ModelConfig, segment_BT: jax.Array | None = None) -> Mask:
@@ -162,13 +148,6 @@ def abstract(config: ModelConfig, compute: ComputeConfig) -> tuple[nnx.GraphDef,
     return graph, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 
 
-def _append_positions(cache: KVCache, position_BT: jax.Array) -> KVCache:
-    position_BS = jax.lax.dynamic_update_slice_in_dim(
-        cache.position_BS, position_BT.astype(jnp.int32), cache.length, axis=1
-    )
-    return KVCache(cache.k_LBSKH, cache.v_LBSKH, position_BS, cache.length)
-
-
 def _advance(cache: KVCache, keys_values, tokens: int) -> KVCache:
     k_LBSKH, v_LBSKH = keys_values
-    return KVCache(k_LBSKH, v_LBSKH, cache.position_BS, cache.length + tokens)
+    return KVCache(k_LBSKH, v_LBSKH, cache.length + tokens)

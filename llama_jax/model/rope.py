@@ -36,7 +36,7 @@ def dynamic_base(config: RopeConfig, H: int, length: jax.Array | float) -> jax.A
 def dynamic_inverse_frequencies(config: RopeConfig, H: int, length_B: jax.Array) -> jax.Array:
     """Returns f32[B, R]: the frequencies of rows of `length_B` tokens; up to M the unscaled ones.
 
-    Depends on the whole row, so keys are cached unrotated and decoding equals a full forward.
+    Each new token beyond M changes the angles of all, so such a row must be computed whole.
     """
     assert config.original_context is not None
     longest_B = jnp.maximum(length_B.astype(jnp.float32), config.original_context)
@@ -67,7 +67,7 @@ def cos_sin(
         config: The scaling method.
         H: Head size.
         position_BT: Position of each token in its sequence.
-        length_B: Tokens in each row, with those in the cache; only "dynamic" reads it.
+        length_B: Tokens in each row; only "dynamic" reads it.
     """
     if config.scaling == "dynamic":
         inv_freq_BR = dynamic_inverse_frequencies(config, H, length_B)

@@ -125,7 +125,6 @@ class Run:
             state, scalars = train_step(state, batch)
             finished = self._window.add(number, scalars)
         self._profiler.after(number, scalars)
-        self._timing.finish_step()
         self._look_at(finished)
         if self._due(finished):
             self._log()
@@ -200,6 +199,7 @@ class Run:
         """Counts a skipped step and tells of it; ends the run after too many in a row."""
         if finished is None:
             return
+        self._timing.finish_step()
         self._console.advance(finished.step + 1)
         if not finished.values["skipped"]:
             return

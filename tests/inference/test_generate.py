@@ -24,7 +24,7 @@ SCALINGS = {
     "yarn": {"rope": RopeConfig(scaling="yarn", factor=4.0, original_context=16)},
     "llama3": {"rope": RopeConfig(scaling="llama3", factor=4.0, original_context=16)},
     "window": {"window": 5},
-    # Up to its original context; beyond, see the test of a single layer.
+    # Up to its original context; beyond there is no cache.
     "dynamic": {
         "rope": RopeConfig(scaling="dynamic", factor=4.0, original_context=64),
         "context": 64,
@@ -110,24 +110,14 @@ def test_prefill_and_decode_give_the_logits_of_one_full_forward(name):
             np.testing.assert_allclose(logits_V / scale, full_V / scale, atol=1e-5)
 
 
-def test_dynamic_scaling_beyond_its_original_context_rotates_cached_keys_anew():
-    """In one layer that is the full forward, token by token.
-
-    In deeper ones the keys come from hidden states that were computed when the row was shorter, as
-    in every cache; a full forward computes these anew too.
-    """
-    generator = make(layers=1, rope=DYNAMIC)
-    *_, (logits_BV, rows) = cached_logits(generator, [prompt(11), prompt(3)], 8)
-    for row, logits_V in zip(rows, logits_BV, strict=True):
-        full_V = full_logits(generator, row, pad=False)
-        scale = np.abs(full_V).max()
-        np.testing.assert_allclose(logits_V / scale, full_V / scale, atol=1e-5)
-
-
-def test_the_first_token_after_a_long_prompt_is_that_of_a_full_forward_with_dynamic_scaling():
+def test_dynamic_scaling_beyond_its_original_context_equals_full_forwards_at_every_token():
     generator = make(rope=DYNAMIC)
-    (row,) = run(generator, [prompt(30)], max_new_tokens=1)
-    assert row == [int(full_logits(generator, prompt(30), pad=False).argmax())]
+    prompts = [prompt(11), prompt(3), prompt(30)]
+    for tokens, new in zip(prompts, run(generator, prompts, max_new_tokens=9), strict=True):
+        assert len(new) == 9
+        for token in new:
+            assert token == int(full_logits(generator, tokens, pad=False).argmax())
+            tokens = [*tokens, token]
 
 
 @pytest.mark.parametrize("name", ["none", "window"])
