@@ -15,7 +15,7 @@ from llama_jax.config.train import TrainConfig
 def get_config():
     c = load.default(TrainConfig)
     c.workdir = "runs/demo/pretrain"
-    c.steps = 300
+    c.steps = 260
 
     # Model: 4.2 million parameters, grouped queries as in Llama 2 70B.
     c.model = load.default(
@@ -47,7 +47,7 @@ def get_config():
     c.checkpoint.every = 50
 
     # Evaluation: whole files that training never sees.
-    c.evaluation.every = 100
+    c.evaluation.every = 130
     c.evaluation.evaluators.held_out = load.default(
         EvaluatorConfig(
             source=SourceConfig(path="runs/demo/data/held_out"),
