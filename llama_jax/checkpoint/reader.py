@@ -38,7 +38,6 @@ def restore_params(
         ValueError: There is no such checkpoint, or its params have other names, shapes or dtypes.
         DataError: It is damaged.
     """
-    directory = Path(directory)
     wanted = {PARAMS: abstract_params}
     state, meta = restore_step(directory, choose(directory, step), wanted, verify, partial=True)
     return state[PARAMS], meta
@@ -53,6 +52,7 @@ def restore_step(
         ValueError: The saved arrays have other names, shapes or dtypes than `abstract`.
         DataError: Arrays or record are damaged.
     """
+    directory = Path(directory).absolute()  # Orbax takes no other.
     meta = layout.read_record(directory, step)
     path = layout.step_path(directory, step)
     wanted = tree.named_leaves(abstract)
