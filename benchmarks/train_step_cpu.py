@@ -139,13 +139,13 @@ def compare(dtype: str, repeats: int, chunk: int, remat: str) -> str:
     rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     apart = 0.0
-    for repeat in range(repeats + 2):
+    for repeat in range(repeats + 1):
         tokens = rng.integers(0, SHAPE["vocab_size"], (ROWS, LENGTH + 1)).astype(np.int32)
         losses = {}
         for name, side in (("ours", ours), ("theirs", theirs)):
             start = time.perf_counter()
             losses[name] = side.step(tokens)
-            if repeat >= 2:  # The first two warm up caches and allocators.
+            if repeat:  # The first warms up caches and allocators.
                 times[name].append(time.perf_counter() - start)
         apart = max(apart, abs(losses["ours"] - losses["theirs"]))
         print(f"{dtype} {repeat}: {losses}", {n: f"{t[-1]:.2f}s" for n, t in times.items() if t})

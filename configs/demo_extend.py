@@ -18,7 +18,7 @@ def get_config():
     c = load.default(TrainConfig)
     c.workdir = "runs/demo/extend"
     c.init_from = "runs/demo/pretrain"
-    c.steps = 60
+    c.steps = 120
 
     # Model: as pretrained, but positions are divided by 4, so that 2,048 tokens span 512.
     c.model = load.default(
@@ -37,21 +37,21 @@ def get_config():
     c.compute.dtype = "float32"  # CPUs multiply float32 faster than bfloat16.
     c.compute.remat = "none"  # Everything fits; recomputing would only cost time.
 
-    # Data: 4,096 tokens per step.
+    # Data: 2,048 tokens per step.
     c.data.tokenizer = "runs/demo/data/tokenizer"
     c.data.mixture.stdlib = load.default(SourceConfig(path="runs/demo/data/train"))
     c.data.sequence_length = 2048
-    c.data.batch_size = 2
+    c.data.batch_size = 1
 
-    # Optimizer: a tenth of the warm-up and half the peak of pretraining.
-    c.optim.learning_rate = 1e-3
-    c.optim.warmup_steps = 5
+    # Optimizer: half the peak of pretraining.
+    c.optim.learning_rate = 1.5e-3
+    c.optim.warmup_steps = 10
 
     # Checkpoint
-    c.checkpoint.every = 20
+    c.checkpoint.every = 40
 
     # Evaluation: whole files that training never sees.
-    c.evaluation.every = 30
+    c.evaluation.every = 60
     c.evaluation.evaluators.held_out = load.default(
         EvaluatorConfig(
             source=SourceConfig(path="runs/demo/data/held_out"),

@@ -24,9 +24,9 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """A prepared folder of a few hundred kilobytes of this project's own text."""
+    """A prepared folder of this project's own text, so little that a run meets it twice."""
     folder = tmp_path_factory.mktemp("data")
-    source = SourceConfig(path=str(Path(__file__).parents[1] / "llama_jax"), pattern="**/*.py")
+    source = SourceConfig(path=str(Path(__file__).parents[1] / "llama_jax"), pattern="model/*.py")
     prepare(
         PrepareConfig(
             output=str(folder / "prepared"),
@@ -49,6 +49,8 @@ def straight(tmp_path_factory, data) -> Trainer:
     trainer = Trainer(tmp_path_factory.mktemp("straight"), data)
     trainer.run()
     assert trainer.steps()[-1] == STEPS and len(trainer.losses()) == STEPS
+    small = json.loads((data / "held_out" / "manifest.json").read_text())
+    assert small["tokens"] < 0.8 * STEPS * 4 * 32, "the run must cross an epoch of this source"
     return trainer
 
 

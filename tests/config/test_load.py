@@ -57,6 +57,7 @@ def with_setting(path: str, value):
     return c
 
 
+LONG = {"source": {"path": "x"}, "sequence_length": 8192, "rows": 1, "batch_size": 1, "buckets": 1}
 BAD = [
     ("steps", 1.5, "config.steps is 1.5 (float); it must be a int."),
     ("steps", True, "config.steps is True (bool); it must be a int."),
@@ -80,6 +81,7 @@ BAD = [
     ("accumulate_dtype", "bfloat16", "config: accumulate_dtype is 'bfloat16' but accumulate is 1"),
     ("checkpoint.keep_last", 1, "config.checkpoint: keep_last is 1; it must be at least 2"),
     ("evaluation.every", 5, "config.evaluation: every is 5 but no evaluators are named."),
+    ("evaluation", {"every": 1, "evaluators": {"x": LONG}}, "config: evaluation.evaluators.x.seq"),
     ("mesh.fsdp", 0, "config.mesh: fsdp is 0; it must be a number of devices, or -1."),
     ("mesh.data", -1, "config.mesh: more than one axis is -1"),
     ("sharding.mlp", ("tensr",), "config.sharding: mlp names the mesh axis 'tensr'"),
