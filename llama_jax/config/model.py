@@ -67,8 +67,8 @@ class ComputeConfig:
     attention: Literal["reference", "chunked"] = "chunked"
     attention_chunk: int = 128  # Queries and keys per tile of "chunked" attention.
     # What the backward pass keeps instead of recomputing: "none" keeps everything (no remat),
-    # "minimal" the outputs of matrix products, "attention" attention's output, "full" only each
-    # layer's input, "offload" only each layer's input and in host memory.
+    # "minimal" the outputs of matrix products and of attention, "attention" only attention's,
+    # "full" only each layer's input, "offload" only that and in host memory.
     remat: Literal["none", "minimal", "attention", "full", "offload"] = "full"
 
     def __post_init__(self):
