@@ -160,7 +160,7 @@ def compare(dtype: str, repeats: int, chunk: int, remat: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--chunk", type=int, default=ComputeConfig().attention_chunk)
     parser.add_argument("--remat", default="minimal")
