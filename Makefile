@@ -21,7 +21,7 @@ demo: $(READY)
 	@$(BIN)/python -m llama_jax.convert $(DEMO)/extend $(DEMO)/huggingface --format=hf
 	@echo; echo "A continuation by the exported model:"
 	@$(BIN)/python -m llama_jax.generate --checkpoint=$(DEMO)/huggingface \
-	    --prompt="def __init__(self" --max-new-tokens=48
+	    --prompt="    def test_" --max-new-tokens=60 --temperature=0.7 --seed=1
 	@echo; echo "made                     where"
 	@echo "tokens and tokenizer     $(DEMO)/data"
 	@echo "pretrained, 512 tokens   $(DEMO)/pretrain"

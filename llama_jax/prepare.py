@@ -13,7 +13,6 @@ Writes `output`, whole or not at all:
 import contextlib
 import hashlib
 import heapq
-import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -28,7 +27,7 @@ from llama_jax.data.sources.documents import Document, Reader
 from llama_jax.data.token_writer import TokenWriter, tokenise
 from llama_jax.data.tokens import TokenStore
 from llama_jax.telemetry import progress
-from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
+from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer, load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
 RECIPE = "recipe.json"
@@ -57,8 +56,7 @@ def _build(folder: Path, config: PrepareConfig) -> None:
     reader = Reader(config.source, config.text)
     (folder / "tokenizer").mkdir()
     if config.tokenizer_from == "use":
-        for path in load_tokenizer(config.tokenizer).files():
-            shutil.copy(path, folder / "tokenizer")
+        copy_tokenizer(load_tokenizer(config.tokenizer), folder / "tokenizer")
     else:
         texts = _sample(reader, config)
         with progress.bar("Training the tokenizer", None):

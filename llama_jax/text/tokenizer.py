@@ -79,6 +79,15 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     return JsonTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
 
+def copy_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Copies a tokenizer's files into `folder` under the names by which it is found there."""
+    main, *beside = tokenizer.files()
+    targets = {folder / f"tokenizer{main.suffix}": main} | {folder / p.name: p for p in beside}
+    for target, source in targets.items():
+        if source.resolve() != target.resolve():
+            files.write_bytes(target, source.read_bytes())
+
+
 def check_vocabulary(tokenizer: Tokenizer, vocab: int) -> None:
     """Checks that every id of the tokenizer has a row in a model's embedding.
 

@@ -10,7 +10,7 @@ from llama_jax.config.train import TrainConfig
 from llama_jax.core import files
 from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
-from llama_jax.text.tokenizer import Tokenizer
+from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer
 
 # Settings that may change when a run continues: they change speed, care, places and reports, not
 # results. What is behind the paths of the data is compared by content.
@@ -74,6 +74,4 @@ class RunDirectory:
         files.write_json(self.path / "config.json", self.record())
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
-        for source in tokenizer.files():
-            if source.resolve() != (folder / source.name).resolve():
-                files.write_bytes(folder / source.name, source.read_bytes())
+        copy_tokenizer(tokenizer, folder)

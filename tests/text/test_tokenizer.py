@@ -8,7 +8,7 @@ import pytest
 
 from llama_jax.config.prepare import TokenizerTrainingConfig
 from llama_jax.core.errors import DataError
-from llama_jax.text.tokenizer import check_vocabulary, load_tokenizer
+from llama_jax.text.tokenizer import check_vocabulary, copy_tokenizer, load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
 TEXTS = [
@@ -205,3 +205,9 @@ def test_a_tokenizer_must_fit_the_model(small):
     check_vocabulary(small, small.vocab_size + 16)
     with pytest.raises(ValueError, match=r"has 400 pieces but config.model.vocab is 399. Set"):
         check_vocabulary(small, 399)
+
+
+def test_a_copied_tokenizer_is_found_in_its_folder_whatever_its_file_was_called(shared, tmp_path):
+    tokenizer = load_tokenizer(shared / "weights" / "stories260K" / "tok512.model")
+    copy_tokenizer(tokenizer, tmp_path)
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
