@@ -107,7 +107,7 @@ def _forward(
             "BCV,DV->BCD", dlogit_BCV, compute_head_DV, preferred_element_type=jnp.float32
         )
         add_DV = jnp.einsum("BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32)
-        dx_BTD = lax.dynamic_update_slice_in_dim(dx_BTD, dx_BCD.astype(dx_BTD.dtype), start, 1)
+        dx_BTD = _put(dx_BTD, dx_BCD, start)
         return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV + add_DV), None
 
     zeros = _zero_sums(), jnp.zeros_like(padded_x_BTD), jnp.zeros(head_DV.shape, jnp.float32)
@@ -179,7 +179,23 @@ def _pad(a_BT: jax.Array, T: int) -> jax.Array:
 
 
 def _cut(a_BT: jax.Array, start: jax.Array, C: int) -> jax.Array:
-    return lax.dynamic_slice_in_dim(a_BT, start, C, 1)
+    bits = lax.dynamic_slice_in_dim(_bits(a_BT), start, C, 1)
+    return lax.bitcast_convert_type(bits, a_BT.dtype)
+
+
+def _put(a_BT: jax.Array, part_BC: jax.Array, start: jax.Array) -> jax.Array:
+    part_BC = _bits(part_BC.astype(a_BT.dtype))
+    bits = lax.dynamic_update_slice_in_dim(_bits(a_BT), part_BC, start, 1)
+    return lax.bitcast_convert_type(bits, a_BT.dtype)
+
+
+def _bits(a: jax.Array) -> jax.Array:
+    """Returns 16-bit floats as integers of the same bits, to be sliced.
+
+    XLA for CPUs slices bfloat16 by converting the whole array to float32 and back; elsewhere this
+    is free.
+    """
+    return lax.bitcast_convert_type(a, jnp.uint16) if a.dtype.itemsize == 2 else a
 
 
 def _check(x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> None:
