@@ -6,7 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+PRINT_VERSION := 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(shell $(PYTHON) -c $(PRINT_VERSION) 2>/dev/null)
 READY := .venv/ready-$(VERSION)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
@@ -30,7 +31,7 @@ demo: $(READY)
 	@echo "Hugging Face model       $(DEMO)/huggingface"
 
 test: $(READY)-test lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)-test
 	@$(BIN)/ruff format --check .
@@ -41,10 +42,13 @@ clean-demo:
 	rm -rf $(DEMO)
 
 $(READY): pyproject.toml constraints.txt
+	@test -n "$(VERSION)" || { echo "error: $(PYTHON) does not run here. Type: make PYTHON=..." \
+	    "with the path of a Python 3.11 or newer." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: $(PYTHON) is "\
 	"Python %d.%d; llama_jax needs 3.11 or newer. Type: make PYTHON=python3.12" % sys.version_info[:2])'
 	@echo "Setting up .venv with Python $(VERSION) (some minutes the first time)"
-	@test -e .venv/ready-$(VERSION) || $(PYTHON) -m venv --clear .venv
+	@test "$$($(BIN)/python -c $(PRINT_VERSION) 2>/dev/null)" = "$(VERSION)" \
+	    || $(PYTHON) -m venv --clear .venv
 	@$(PIP) --editable .
 	@touch $@
 
