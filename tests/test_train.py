@@ -162,6 +162,8 @@ def test_other_settings_in_the_same_workdir_are_refused_by_name(straight):
     text = straight.run("--config.optim.learning_rate=0.5", expect=78)
     assert "config.optim.learning_rate: 0.0003 -> 0.5" in text
     assert "accept_changes" in text
+    text = straight.run("--config.model.layers=3", expect=78)
+    assert "config.model.layers: 2 -> 3" in text
     text = straight.run("--config.data.mixture.a.weight=5", expect=78)
     assert "config.data.mixture.a.weight" in text
 

@@ -45,8 +45,11 @@ def begin(
     """
     abstract = abstract_state(config, optimizer, mesh)
     if checkpoints.latest is not None:
+        # First the settings: what differs there is said better than by names of arrays.
+        if (written := directory.written()) is not None:
+            directory.refuse_changes(written)
         state, meta = checkpoints.restore(abstract)
-        directory.continue_from(meta, loader.fingerprint)
+        directory.refuse_changes(meta, loader.fingerprint)
         return state
     state = create_state(config, optimizer, abstract)
     if config.init_from:

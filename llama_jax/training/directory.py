@@ -12,6 +12,8 @@ from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
 from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer
 
+CONFIG = "config.json"
+
 # Settings that may change when a run continues: they change speed, care, places and reports, not
 # results. What is behind the paths of the data is compared by content.
 FREE = re.compile(
@@ -49,15 +51,23 @@ class RunDirectory:
             **provenance(),
         }
 
-    def continue_from(self, meta: dict[str, Any], fingerprint: dict[str, Any]) -> None:
-        """Refuses to continue a checkpoint that other settings or other data made.
+    def written(self) -> dict[str, Any] | None:
+        """Returns what config.json holds since an earlier start; None if there is none."""
+        path = self.path / CONFIG
+        return files.read_json(path) if path.is_file() else None
+
+    def refuse_changes(
+        self, old: dict[str, Any], fingerprint: dict[str, Any] | None = None
+    ) -> None:
+        """Refuses to continue what other settings or, if `fingerprint` is given, other data made.
 
         Raises:
             ValueError: They differ in what decides results, and accept_changes is not set.
         """
-        changes = load.differences(meta["settings"], self.settings)
+        changes = load.differences(old["settings"], self.settings)
         changes = [line for line in changes if not FREE.match(line)]
-        changes += fingerprint_differences(meta["data"], fingerprint)
+        if fingerprint is not None:
+            changes += fingerprint_differences(old["data"], fingerprint)
         if not changes:
             return
         listed = "\n  ".join(changes)
@@ -67,11 +77,12 @@ class RunDirectory:
                 "Use another config.workdir, or continue with these changes on purpose: "
                 "--config.accept_changes=True"
             )
-        print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
+        if fingerprint is not None:  # The last look: tell it once.
+            print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
 
     def write(self, tokenizer: Tokenizer) -> None:
         """Writes config.json and a copy of the tokenizer, which converters and readers need."""
-        files.write_json(self.path / "config.json", self.record())
+        files.write_json(self.path / CONFIG, self.record())
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
         copy_tokenizer(tokenizer, folder)

@@ -65,7 +65,6 @@ class Run:
 
     def __init__(self, config: TrainConfig, directory: RunDirectory, start: int):
         self._config, self._directory = config, directory
-        self._start = start
         self._logged_until = start
         self._skipped = 0
         self._rows_per_step = config.data.batch_size
