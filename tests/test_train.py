@@ -168,6 +168,18 @@ def test_other_settings_in_the_same_workdir_are_refused_by_name(straight):
     assert "config.data.mixture.a.weight" in text
 
 
+def test_other_data_behind_the_same_path_is_refused(trainer, data, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(data, moved)
+    flag = f"--config.data.mixture.b.path={moved}"
+    short = ("--config.steps=4", "--config.optim.warmup_steps=1")
+    trainer.run(*short, f"{flag}/held_out")
+    shutil.rmtree(moved / "held_out")
+    shutil.copytree(data / "train", moved / "held_out")
+    text = trainer.run(*short, f"{flag}/held_out", expect=78)
+    assert "data.mixture.b.tokens_sha256" in text
+
+
 def test_settings_that_decide_nothing_may_change(straight):
     straight.run("--config.log.every=7", "--config.data.threads=1", "--config.data.prefetch=0")
 
