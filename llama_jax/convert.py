@@ -121,16 +121,15 @@ def _to_huggingface(options: argparse.Namespace) -> tuple[Any, Any]:
     dtype = options.dtype or source.dtype
     config = huggingface_config.to_theirs(source.model, original, dtype=dtype)
     with files.new_folder(options.destination) as folder:
-        params = source.read()
         companions.copy(source.path / HUGGINGFACE, folder, companions.OTHER_FILES)
         companions.copy(source.path / TOKENIZER, folder, companions.TOKENIZER_FILES)
         ids = companions.special_ids(folder) if original is None else {}
-        read = huggingface.reader_of(params, source.model, dtype)
+        read = huggingface.reader_of(source.leaf, source.model, dtype)
         huggingface.write(folder, {**config, **ids}, source.model, read, _shard_bytes(options))
         if original is None:
             companions.complete_tokenizer(folder, source.model)
             companions.write_generation_config(folder, ids)
-    return lambda: params, source.model
+    return source.read, source.model
 
 
 def _between_huggingface(options: argparse.Namespace) -> tuple[Any, Any]:

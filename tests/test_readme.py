@@ -5,11 +5,13 @@ import re
 import shlex
 
 import pytest
+from test_configs import SCHEMAS, load_recipe
 
 from llama_jax import convert, generate
 from llama_jax.config import load
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.converters import huggingface, huggingface_config
+from llama_jax.core import tree
 from llama_jax.model import llama
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,8 +40,6 @@ def test_every_command_parses(document, command):
 
 def check_recipe(name: str, arguments: list[str]) -> None:
     """Checks that the recipe exists and has every setting that the command sets."""
-    from test_configs import SCHEMAS, load_recipe
-
     recipe, *settings = arguments
     config = load_recipe(ROOT / recipe.removeprefix("--config=")).get_config()
     for setting in settings:
@@ -67,7 +67,7 @@ def test_every_python_block_runs(tmp_path, monkeypatch, shared):
         folder,
         huggingface_config.to_theirs(model, dtype="float32"),
         model,
-        huggingface.reader_of(params, model, "float32"),
+        huggingface.reader_of(tree.named_leaves(params).__getitem__, model, "float32"),
     )
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)

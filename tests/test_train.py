@@ -5,13 +5,10 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from trainer import Trainer
 
 from llama_jax.config.data import SourceConfig

@@ -43,6 +43,26 @@ def restore_params(
     return state[PARAMS], meta
 
 
+def restore_param(
+    directory: Path, name: str, abstract: jax.ShapeDtypeStruct, step: int | None = None
+) -> jax.Array:
+    """Returns one array of the params of `step` (None: the newest), verified; reads no other.
+
+    Raises:
+        ValueError: There is no such checkpoint or array, or it has another shape or dtype.
+        DataError: It is damaged.
+    """
+    directory = Path(directory).absolute()
+    chosen = choose(directory, step)
+    path, full_name = layout.step_path(directory, chosen), f"{PARAMS}/{name}"
+    arrays = layout.read_record(directory, chosen)["arrays"]
+    saved = {full_name: arrays[full_name]} if full_name in arrays else {}
+    _compare(path, saved, {full_name: abstract})
+    named = _read_arrays(path, {full_name: abstract}, partial=True)
+    _verify(path, saved, named, verify=True)
+    return named[full_name]
+
+
 def restore_step(
     directory: Path, step: int, abstract: Tree, verify: bool, partial: bool = False
 ) -> tuple[Tree, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Reads a Hugging Face folder into our parameters, and writes one from them.
 
-Memory: reading holds the result, one stacked leaf and one tensor; writing holds what it is given
-and one shard.
+Memory: reading holds the result, one stacked leaf and one tensor; writing holds one stacked leaf (a
+parameter in all layers) and one shard.
 """
 
 import itertools
@@ -105,14 +105,26 @@ def write(
 
 
 def reader_of(
-    params: dict[str, Any], model: ModelConfig, dtype: str
+    leaf_of: Callable[[str], Any], model: ModelConfig, dtype: str
 ) -> Callable[[str], np.ndarray]:
-    """Returns a function that gives a tensor of `params` by its Hugging Face name, as `dtype`."""
-    places = names.in_their_order(model)
+    """Returns a function that gives a tensor by its Hugging Face name, as `dtype`.
+
+    `leaf_of` gives one of our parameters by name. It is asked once for each if the tensors are read
+    in the order of `names.tensors`, and only the newest is kept.
+    """
+    places = {
+        name: (tensor, layer)
+        for tensor in names.tensors(model)
+        for layer, name in enumerate(tensor.names())
+    }
+    newest: dict[str, Any] = {}
 
     def read(name: str) -> np.ndarray:
         tensor, layer = places[name]
-        leaf = _get(params, tensor.ours)
+        if tensor.ours not in newest:
+            newest.clear()
+            newest[tensor.ours] = leaf_of(tensor.ours)
+        leaf = newest[tensor.ours]
         array = np.asarray(leaf[layer] if tensor.layers else leaf)
         return cast(tensor.to_theirs(array), dtype, name)
 
@@ -124,9 +136,3 @@ def _set(tree: dict[str, Any], name: str, leaf: Any) -> None:
     for parent in parents:
         tree = tree.setdefault(parent, {})
     tree[last] = leaf
-
-
-def _get(tree: dict[str, Any], name: str) -> Any:
-    for part in name.split("/"):
-        tree = tree[part]
-    return tree

@@ -55,6 +55,15 @@ class Weights:
             return self._read_huggingface(self.huggingface, dtype, shardings)
         return self._read_ours(dtype, shardings)
 
+    def leaf(self, name: str) -> np.ndarray:
+        """Returns one parameter of our own layout, as stored; the others stay on the disk."""
+        assert self.huggingface is None
+        stored = ComputeConfig(param_dtype=self.dtype)  # type: ignore[arg-type]
+        shapes = tree.named_leaves(llama.abstract(self.model, stored)[1])
+        return np.asarray(
+            reader.restore_param(self.path / CHECKPOINTS, name, shapes[name], self.step)
+        )
+
     def _read_huggingface(self, folder: Folder, dtype: str, shardings: Any) -> llama.Params:
         where = {} if shardings is None else tree.named_leaves(shardings)
 

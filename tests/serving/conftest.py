@@ -6,7 +6,7 @@ import pytest
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.config.prepare import TokenizerTrainingConfig
 from llama_jax.converters import huggingface, huggingface_config, run_directory
-from llama_jax.core import files
+from llama_jax.core import files, tree
 from llama_jax.model import llama
 from llama_jax.text.training import train_tokenizer
 
@@ -37,7 +37,7 @@ def hugging(tmp_path_factory, words, params):
     """A Hugging Face folder of a random model, its tokenizer in it."""
     folder = tmp_path_factory.mktemp("hugging")
     config = huggingface_config.to_theirs(CONFIG, dtype="float32")
-    read = huggingface.reader_of(params, CONFIG, "float32")
+    read = huggingface.reader_of(tree.named_leaves(params).__getitem__, CONFIG, "float32")
     huggingface.write(folder, config, CONFIG, read)
     (folder / "tokenizer.model").write_bytes((words / "tokenizer.model").read_bytes())
     files.write_json(folder / "generation_config.json", {"eos_token_id": [2, 7]})
