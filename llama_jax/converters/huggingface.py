@@ -90,9 +90,11 @@ def write(
     """Writes config.json and the tensors that `read` gives by their Hugging Face names."""
     files.write_json(folder / CONFIG, config)
     itemsize = DTYPES[config["torch_dtype"]].itemsize
+    # All layers of a parameter together: they are one array of ours, which is then read once.
     sizes = {
         name: math.prod(tensor.their_shape) * itemsize
-        for name, (tensor, _) in names.in_their_order(model).items()
+        for tensor in names.tensors(model)
+        for name in tensor.names()
     }
     with progress.bar("Writing weights", len(sizes)) as show:
         done = itertools.count(1)
