@@ -43,7 +43,8 @@ def weights(dtype=np.float32):
     rng = np.random.default_rng(0)
     return {
         name: rng.normal(size=tensor.their_shape).astype(dtype)
-        for name, (tensor, _) in names.in_their_order(MODEL).items()
+        for tensor in names.tensors(MODEL)
+        for name in tensor.names()
     }
 
 

@@ -73,7 +73,7 @@ class Tensor:
 
 
 def tensors(config: ModelConfig) -> list[Tensor]:
-    """Returns every parameter of the model, in the order in which Hugging Face lists them."""
+    """Returns every parameter of the model."""
     sizes = {
         "D": config.embed,
         "F": config.mlp,
@@ -83,16 +83,6 @@ def tensors(config: ModelConfig) -> list[Tensor]:
         "V": config.vocab,
     }
     return [_tensor(row, sizes, config.layers) for row in _TABLE if _applies(row[0], config)]
-
-
-def in_their_order(config: ModelConfig) -> dict[str, tuple[Tensor, int]]:
-    """Returns (parameter, layer) of each Hugging Face tensor, layer after layer as they shard."""
-    found = tensors(config)
-    first, last = [t for t in found if not t.layers][:1], [t for t in found if not t.layers][1:]
-    pieces = [(tensor, 0) for tensor in first]
-    pieces += [(t, layer) for layer in range(config.layers) for t in found if t.layers]
-    pieces += [(tensor, 0) for tensor in last]
-    return {tensor.theirs.format(layer): (tensor, layer) for tensor, layer in pieces}
 
 
 def is_ignored(name: str, config: ModelConfig) -> bool:

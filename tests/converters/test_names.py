@@ -51,15 +51,6 @@ def test_an_output_kernel_multiplies_as_torch_linear_does():
     )
 
 
-def test_their_order_is_layer_after_layer_and_holds_every_tensor_once():
-    ordered = list(names.in_their_order(CONFIG))
-    assert ordered[0] == "model.embed_tokens.weight"
-    assert ordered[-2:] == ["model.norm.weight", "lm_head.weight"]
-    layers = [int(name.split(".")[2]) for name in ordered if ".layers." in name]
-    assert layers == sorted(layers)
-    assert sorted(ordered) == sorted(n for t in names.tensors(CONFIG) for n in t.names())
-
-
 def test_stored_frequencies_are_ignored_and_a_head_only_when_tied():
     tied = ModelConfig(**{**vars(CONFIG), "tie_embeddings": True})
     assert names.is_ignored("model.layers.0.self_attn.rotary_emb.inv_freq", CONFIG)

@@ -22,7 +22,8 @@ def tensors(dtype=np.float32):
     rng = np.random.default_rng(0)
     return {
         name: rng.normal(size=tensor.their_shape).astype(dtype)
-        for name, (tensor, _) in names.in_their_order(CONFIG).items()
+        for tensor in names.tensors(CONFIG)
+        for name in tensor.names()
     }
 
 
