@@ -108,11 +108,10 @@ def _to_orbax(options: argparse.Namespace, kind: str) -> tuple[Any, Any]:
         raise ValueError("--dtype is float16; parameters here are float32 or bfloat16.")
     source = huggingface.Folder(options.source)
     with files.new_folder(options.destination) as folder:
-        params = source.params(options.dtype)
-        run_directory.write(folder, source.model, params)
+        run_directory.write(folder, source.model, lambda name: source.leaf(name, options.dtype))
         companions.copy(source.path, folder / TOKENIZER, companions.TOKENIZER_FILES)
         companions.copy(source.path, folder / HUGGINGFACE, companions.OTHER_FILES)
-    return lambda: params, source.model
+    return lambda: source.params(options.dtype), source.model
 
 
 def _to_huggingface(options: argparse.Namespace) -> tuple[Any, Any]:

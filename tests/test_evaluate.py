@@ -17,6 +17,7 @@ from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.config.prepare import TokenizerTrainingConfig
 from llama_jax.config.rope import RopeConfig
 from llama_jax.converters import run_directory
+from llama_jax.core import tree
 from llama_jax.core.errors import DataError
 from llama_jax.evaluate import evaluate
 from llama_jax.model import llama
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
     (folder / "held_out.txt").write_text(TEXT[:8000])
     params = jax.jit(partial(llama.create, MODEL, COMPUTE, 0))()
     (folder / "run").mkdir()
-    run_directory.write(folder / "run", MODEL, params)
+    run_directory.write(folder / "run", MODEL, tree.named_leaves(params).__getitem__)
     (folder / "run/tokenizer").mkdir()
     tokenizer = train_tokenizer([TEXT], TokenizerTrainingConfig(vocab=380))
     (folder / "run/tokenizer/tokenizer.model").write_bytes(tokenizer)

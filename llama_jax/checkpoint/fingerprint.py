@@ -26,33 +26,49 @@ def fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
 @jax.jit
 def _lanes(x: jax.Array) -> tuple[jax.Array, ...]:
-    bits = _bits(x)
-    return tuple(
-        jnp.sum(_mix(bits ^ _index_hash(bits.shape, lane)), dtype=jnp.uint32) for lane in LANES
-    )
+    if x.ndim < 3:
+        return _sums(_bits(x), LANES, 0)
+    if x.dtype == jnp.bfloat16:  # XLA:CPU would slice it as float32, all of it at once.
+        x = _bits(x)
+
+    def add(layer, sums):
+        starts = tuple(_hash_index(jnp.uint32(seed), layer, 0) for seed in LANES)
+        return tuple(map(jnp.add, sums, _sums(_bits(x[layer]), starts, 1)))
+
+    # One layer after the other: at once, XLA:CPU holds a 32-bit copy of the whole array per lane.
+    return jax.lax.fori_loop(0, x.shape[0], add, (jnp.uint32(0),) * len(LANES))
 
 
 def _bits(x: jax.Array) -> jax.Array:
-    """Returns the bytes of each element as uint32; 8-byte elements get a last dimension of 2."""
+    """Returns each element as an unsigned integer; 8-byte elements get a last dimension of 2."""
     if x.dtype == jnp.bool_:
-        return x.astype(jnp.uint32)
+        return x.astype(jnp.uint8)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag], axis=-1)
-    unsigned = UNSIGNED[min(x.dtype.itemsize, 4)]
-    return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(x, UNSIGNED[min(x.dtype.itemsize, 4)])
 
 
-def _index_hash(shape: tuple[int, ...], seed: int) -> jax.Array:
+def _sums(bits: jax.Array, starts: tuple, first_dim: int) -> tuple[jax.Array, ...]:
+    """Returns a lane per start, which is the hash of the indexes before `first_dim`."""
+    wide = bits.astype(jnp.uint32)
+    hashes = (_index_hash(bits.shape, start, first_dim) for start in starts)
+    return tuple(jnp.sum(_mix(wide ^ h), dtype=jnp.uint32) for h in hashes)
+
+
+def _index_hash(shape: tuple[int, ...], start: int | jax.Array, first_dim: int) -> jax.Array:
     """Returns a hash of each element's index, one dimension after the other.
 
     No linear index is formed: it would overflow 32 bits in arrays of 2^32 elements and more.
     """
-    h = jnp.full((1,) * len(shape), seed, jnp.uint32)
+    h = jnp.full((1,) * len(shape), start, jnp.uint32)
     for dim, size in enumerate(shape):
         line = tuple(size if d == dim else 1 for d in range(len(shape)))
-        index = jax.lax.broadcasted_iota(jnp.uint32, line, dim)
-        h = _mix((h ^ index) + jnp.uint32(0x9E3779B9 + dim))
+        h = _hash_index(h, jax.lax.broadcasted_iota(jnp.uint32, line, dim), first_dim + dim)
     return h
+
+
+def _hash_index(h: jax.Array, index: jax.Array, dim: int) -> jax.Array:
+    return _mix((h ^ jnp.uint32(index)) + jnp.uint32(0x9E3779B9 + dim))
 
 
 def _mix(h: jax.Array) -> jax.Array:

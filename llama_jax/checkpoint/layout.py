@@ -74,7 +74,10 @@ def set_aside(path: Path) -> Path:
 
 
 def record(
-    step: int, arrays: Mapping[str, jax.Array], fingerprints: Mapping[str, str], meta: dict
+    step: int,
+    arrays: Mapping[str, jax.Array | jax.ShapeDtypeStruct],
+    fingerprints: Mapping[str, str],
+    meta: dict,
 ) -> dict[str, Any]:
     """Returns the JSON value stored beside the arrays: the caller's `meta` and what they are."""
     taken = sorted(set(meta) & set(RESERVED))

@@ -1,7 +1,7 @@
 """Reads a Hugging Face folder into our parameters, and writes one from them.
 
-Memory: reading holds the result, one stacked leaf and one tensor; writing holds one stacked leaf (a
-parameter in all layers) and one shard.
+Memory: reading holds the result, one stacked parameter (all its layers) and one tensor; writing
+holds one stacked parameter and one shard.
 """
 
 import itertools
@@ -38,6 +38,7 @@ class Folder:
         self.model, self.original = huggingface_config.read(self.path / CONFIG)
         self._reader = Reader(self.path)
         self._reader.check(self.model)
+        self._tensors = {tensor.ours: tensor for tensor in names.tensors(self.model)}
 
     @property
     def dtype(self) -> str:
@@ -66,13 +67,18 @@ class Folder:
         """
         place = place or (lambda _, leaf: jnp.asarray(leaf))
         params: dict[str, Any] = {}
-        for tensor in progress.counted(names.tensors(self.model), "Reading weights"):
-            leaf = self._leaf(tensor, dtype or self.param_dtype)
-            _set(params, tensor.ours, place(tensor.ours, leaf))
+        for tensor in progress.counted(list(self._tensors.values()), "Reading weights"):
+            _set(params, tensor.ours, place(tensor.ours, self.leaf(tensor.ours, dtype)))
         return params
 
-    def _leaf(self, tensor: names.Tensor, dtype: str) -> np.ndarray:
-        """Returns one parameter, its layers filled in one after the other."""
+    def leaf(self, name: str, dtype: str | None = None) -> np.ndarray:
+        """Returns one of our parameters by name, its layers filled in one after the other.
+
+        Raises:
+            ValueError: A value is beyond the range of `dtype`.
+        """
+        tensor = self._tensors[name]
+        dtype = dtype or self.param_dtype
         leaf = np.empty(tensor.shape, DTYPES[dtype])
         for layer, name in enumerate(tensor.names()):
             target = leaf[layer] if tensor.layers else leaf

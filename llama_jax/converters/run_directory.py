@@ -9,10 +9,10 @@ huggingface/       files of the Hugging Face folder it was made from, for the wa
 from pathlib import Path
 from typing import Any
 
-from llama_jax.checkpoint.manager import CheckpointManager
+from llama_jax.checkpoint import stream
 from llama_jax.config import load
 from llama_jax.config.model import ModelConfig
-from llama_jax.config.train import CheckpointConfig
+from llama_jax.converters import names
 from llama_jax.converters.weights import CHECKPOINTS, CONFIG
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
@@ -21,12 +21,15 @@ from llama_jax.core.provenance import provenance
 HUGGINGFACE = "huggingface"
 
 
-def write(folder: Path, model: ModelConfig, params: dict[str, Any]) -> None:
-    """Writes config.json and the parameters as step 0."""
+def write(folder: Path, model: ModelConfig, leaf_of: stream.LeafOf) -> None:
+    """Writes config.json, and as step 0 the parameters that `leaf_of` gives by name.
+
+    One of them is in memory at a time.
+    """
     files.write_json(folder / CONFIG, {"model": load.as_dict(model), **provenance()})
     (folder / CHECKPOINTS).mkdir()
-    with CheckpointManager(folder / CHECKPOINTS, CheckpointConfig()) as manager:
-        manager.save(0, {"params": params}, {}, wait=True)
+    ours = [tensor.ours for tensor in names.tensors(model)]
+    stream.write(folder / CHECKPOINTS, 0, ours, leaf_of)
 
 
 def original(folder: Path) -> dict[str, Any] | None:

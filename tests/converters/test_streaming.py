@@ -1,5 +1,8 @@
 """Exporting holds one parameter at a time, however many there are."""
 
+import gc
+import weakref
+
 import jax
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ def params():
 def run(tmp_path, params):
     folder = tmp_path / "run"
     folder.mkdir()
-    run_directory.write(folder, MODEL, params)
+    run_directory.write(folder, MODEL, tree.named_leaves(params).__getitem__)
     return folder
 
 
@@ -73,3 +76,42 @@ def test_a_parameter_that_is_not_there_is_named(run):
     shape = jax.ShapeDtypeStruct((3,), "float32")
     with pytest.raises(ValueError, match="params/nothing is missing"):
         reader.restore_param(run / "checkpoints", "nothing", shape)
+
+
+def test_an_import_never_reads_the_whole_model(run, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("all parameters were read at once")
+
+    convert.main([str(run), str(tmp_path / "hf"), "--format=hf"])
+    monkeypatch.setattr(huggingface.Folder, "params", refuse)
+    convert.main([str(tmp_path / "hf"), str(tmp_path / "ours"), "--format=orbax"])
+    for name in tree.named_leaves(llama.abstract(MODEL, ComputeConfig())[1]):
+        there, back = weights.find(run).leaf(name), weights.find(tmp_path / "ours").leaf(name)
+        np.testing.assert_array_equal(there, back)
+
+
+def test_a_written_parameter_is_forgotten_before_the_next_is_made(params, tmp_path):
+    leaves, alive = tree.named_leaves(params), []
+
+    def leaf_of(name):
+        gc.collect()
+        assert all(there() is None for there in alive), f"{name} is not alone"
+        leaf = np.array(leaves[name])
+        alive.append(weakref.ref(leaf))
+        return leaf
+
+    run_directory.write(tmp_path, MODEL, leaf_of)
+    assert len(alive) == 2 * len(leaves)
+
+
+def test_what_cannot_be_made_leaves_no_checkpoint(params, tmp_path):
+    leaves = tree.named_leaves(params)
+
+    def leaf_of(name):
+        if name == "norm/scale":
+            raise DataError("the tensor is damaged")
+        return leaves[name]
+
+    with pytest.raises(DataError, match="the tensor is damaged"):
+        run_directory.write(tmp_path, MODEL, leaf_of)
+    assert not list((tmp_path / "checkpoints").iterdir())

@@ -48,7 +48,7 @@ def hugging(tmp_path_factory, words, params):
 def run(tmp_path_factory, words, params):
     """A converted folder of the same model, at step 0."""
     folder = tmp_path_factory.mktemp("run")
-    run_directory.write(folder, CONFIG, params)
+    run_directory.write(folder, CONFIG, tree.named_leaves(params).__getitem__)
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/tokenizer.model").write_bytes((words / "tokenizer.model").read_bytes())
     return folder
