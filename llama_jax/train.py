@@ -15,11 +15,12 @@ from llama_jax.data.loader import Loader
 from llama_jax.evaluation.perplexity import make_evaluators
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
-from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.text.tokenizer import check_vocabulary, load_tokenizer
 from llama_jax.training.beginning import begin
 from llama_jax.training.directory import RunDirectory
+from llama_jax.training.parallelism import resolve
 from llama_jax.training.run import Run
 from llama_jax.training.step import compile_step
 
@@ -33,20 +34,26 @@ def main(config: TrainConfig) -> int:
 
 def train(config: TrainConfig, directory: RunDirectory) -> int:
     """Trains to the last step, or until asked to stop; returns the exit code."""
-    mesh = make_mesh(config.mesh)
-    rows = place.batch_sharding(mesh, config.sharding)
+    layout = Layout(make_mesh(config.mesh), config.sharding)
+    config = resolve(config, layout)
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab)
 
-    graph, _ = llama.abstract(config.model, config.compute)
+    graph, _ = llama.abstract(config.model, config.compute, layout)
     optimizer = optimizers.adamw(config.optim, config.steps)
-    loader = Loader(config.data, config.seed, tokenizer, directory.cache, rows)
+    loader = Loader(config.data, config.seed, tokenizer, directory.cache, layout)
     evaluators = make_evaluators(
-        config.evaluation.evaluators, graph, config.data.text, tokenizer, directory.cache, rows
+        config.evaluation.evaluators,
+        config.model,
+        config.compute,
+        config.data.text,
+        tokenizer,
+        directory.cache,
+        layout.whole("sequence"),  # Perplexity by position wants rows in their own order.
     )
 
     with CheckpointManager(directory.checkpoints, config.checkpoint) as checkpoints:
-        state = begin(config, optimizer, mesh, directory, loader, checkpoints)
+        state = begin(config, optimizer, layout, directory, loader, checkpoints)
         directory.write(tokenizer)
         start = int(state.step)
         meta = directory.record() | {"data": loader.fingerprint}
@@ -56,7 +63,7 @@ def train(config: TrainConfig, directory: RunDirectory) -> int:
             return 0
         with Run(config, directory, start) as run, closing(loader.batches(start)) as batches:
             with run.phase("compile"):
-                train_step = compile_step(config, graph, optimizer, state, rows)
+                train_step = compile_step(config, graph, optimizer, state, layout)
             for step in range(start, config.steps):
                 with run.phase("data"):
                     batch = next(batches)

@@ -19,7 +19,7 @@ CONFIG = "config.json"
 FREE = re.compile(
     r"config\.("
     r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog"
-    r"|compute\.(attention|attention_chunk|remat)|loss\.chunk"
+    r"|compute\.(attention|attention_chunk|context_parallel|remat)|loss\.chunk"
     r"|data\.(threads|prefetch|tokenizer|mixture\.[^.]+\.path)"
     r")[.:]"
 )

@@ -8,10 +8,14 @@ from llama_jax.sharding.mesh import make_mesh
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), {"data": 1, "fsdp": 8, "tensor": 1}),
-        (MeshConfig(data=2, fsdp=-1, tensor=2), {"data": 2, "fsdp": 2, "tensor": 2}),
-        (MeshConfig(data=-1, fsdp=1, tensor=4), {"data": 2, "fsdp": 1, "tensor": 4}),
-        (MeshConfig(data=2, fsdp=2, tensor=2), {"data": 2, "fsdp": 2, "tensor": 2}),
+        (MeshConfig(), {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}),
+        (MeshConfig(data=2, fsdp=-1, tensor=2), {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}),
+        (MeshConfig(data=-1, fsdp=1, tensor=4), {"data": 2, "fsdp": 1, "context": 1, "tensor": 4}),
+        (
+            MeshConfig(fsdp=2, context=-1, tensor=2),
+            {"data": 1, "fsdp": 2, "context": 2, "tensor": 2},
+        ),
+        (MeshConfig(data=2, fsdp=2, tensor=2), {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}),
     ],
 )
 def test_one_axis_takes_what_is_left(config, shape):
