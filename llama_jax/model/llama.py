@@ -15,6 +15,7 @@ from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import dropout, rope
 from llama_jax.model.attention import Attention
 from llama_jax.model.cache import KVCache
+from llama_jax.model.embedding import Embed
 from llama_jax.model.linear import Linear
 from llama_jax.model.mlp import MLP
 from llama_jax.model.norm import RMSNorm
@@ -22,15 +23,6 @@ from llama_jax.model.remat import remat
 from llama_jax.sharding.layout import Layout, constrain
 
 Params = dict[str, Any]
-
-
-class Embed(nnx.Module):
-    """One learned vector per token."""
-
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        shape = (config.vocab, config.embed)
-        table = config.init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.embedding = nnx.Param(table.astype(dtype))
 
 
 class Block(nnx.Module):
@@ -74,7 +66,7 @@ class Llama(nnx.Module):
     ):
         dtype = jnp.dtype(compute.param_dtype)
         self.config, self.compute, self.layout = config, compute, layout
-        self.embed = Embed(config, dtype, rngs)
+        self.embed = Embed(config, dtype, layout, rngs)
         make_block = nnx.vmap(lambda rngs: Block(config, compute, layout, rngs))
         self.layers = make_block(rngs.split(config.layers))
         self.norm = RMSNorm(config.embed, config.norm_eps, dtype)
@@ -107,8 +99,7 @@ class Llama(nnx.Module):
                 new token changes the angles of all, and with them every layer's keys.
             dropout_key: Turns `residual_dropout` on.
         """
-        embedding_VD = self.embed.embedding[...].astype(self.compute.dtype)
-        x_BTD = constrain(self.layout, embedding_VD[token_BT], "batch", "sequence", None)
+        x_BTD = self.embed(token_BT, self.compute.dtype)
         length_B = position_BT.max(axis=1) + 1
         cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
         graph, layers = nnx.split(self.layers)
