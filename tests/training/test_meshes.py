@@ -8,7 +8,7 @@ import math
 import pytest
 from mesh_training import MODEL, SETTINGS, Training, assert_close
 
-from llama_jax.config.mesh import MeshConfig
+from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.sharding.mesh import AXES
 
 KV_HEADS = {"MHA": 8, "GQA": 2}  # GQA: fewer key heads than the largest tensor axis.
@@ -17,6 +17,19 @@ FACTORISATIONS = [
     for sizes in itertools.product((1, 2, 4, 8), repeat=4)
     if math.prod(sizes) == 8
 ]
+
+
+TABLES = {
+    "weights over fsdp alone": ShardingRules(embed=("fsdp",)),
+    "whole weights": ShardingRules(embed=(), heads=(), kv_heads=(), mlp=(), vocab=()),
+    "an axis that splits nothing": ShardingRules(heads=(), kv_heads=(), mlp=(), vocab=()),
+    "rows over three axes": ShardingRules(
+        batch=("data", "fsdp", "tensor"), heads=(), kv_heads=(), mlp=(), vocab=()
+    ),
+    "sequences over two axes": ShardingRules(
+        sequence=("context", "tensor"), heads=(), kv_heads=(), mlp=(), vocab=()
+    ),
+}
 
 
 def settings(heads: str, **changes):
@@ -45,4 +58,16 @@ def test_every_factorisation_equals_one_device(mesh, heads):
     assert_close(metrics, want_metrics)
     assert_close(gradients, want_gradients)
     # Adam divides its first steps by sqrt(v) near 0, which widens the rounding of gradients.
+    assert_close(params, want_params, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gather", "ring"])
+@pytest.mark.parametrize("table", TABLES)
+def test_another_table_changes_nothing(table, method):
+    config = settings("GQA", mesh=MeshConfig(fsdp=2, context=2, tensor=2), sharding=TABLES[table])
+    compute = dataclasses.replace(config.compute, context_parallel=method)
+    gradients, metrics, params = results(dataclasses.replace(config, compute=compute))
+    want_gradients, want_metrics, want_params = on_one_device("GQA")
+    assert_close(metrics, want_metrics)
+    assert_close(gradients, want_gradients)
     assert_close(params, want_params, atol=1e-5)
