@@ -49,7 +49,7 @@ def train(config: TrainConfig, directory: RunDirectory) -> int:
         config.data.text,
         tokenizer,
         directory.cache,
-        layout.whole("sequence"),  # Perplexity by position wants rows in their own order.
+        layout.whole_rows(),  # Perplexity by position wants rows in their own order.
     )
 
     with CheckpointManager(directory.checkpoints, config.checkpoint) as checkpoints:

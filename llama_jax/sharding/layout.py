@@ -33,9 +33,11 @@ class Layout:
         """Returns the sharding of an array with these dimensions; of none, whole everywhere."""
         return NamedSharding(self.mesh, self.spec(*dims))
 
-    def whole(self, dim: str) -> "Layout":
-        """Returns the layout in which `dim` is not split; devices along its axes do the same."""
-        return Layout(self.mesh, dataclasses.replace(self.rules, **{dim: ()}))
+    def whole_rows(self) -> "Layout":
+        """Returns the layout that splits no sequence: devices along its axes do the same work."""
+        kept = self.rules.batch
+        embed = tuple(axis for axis in self.rules.embed if axis in kept)
+        return Layout(self.mesh, dataclasses.replace(self.rules, sequence=(), embed=embed))
 
 
 def constrain(layout: Layout | None, x: jax.Array, *dims: str | None) -> jax.Array:

@@ -24,7 +24,7 @@ from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 
-T, V, ROWS = 32, 97, 16
+T, V, ROWS = 32, 98, 16
 MODEL = ModelConfig(
     layers=2, embed=64, mlp=96, heads=4, kv_heads=2, head_dim=16, vocab=V, context=T, init_std=0.3
 )
@@ -54,17 +54,17 @@ def make_row(rng):
     )
 
 
-def layout_of(devices):
-    return Layout(make_mesh(MeshConfig(), jax.devices()[:devices]), ShardingRules())
+ONE, EIGHT = MeshConfig(fsdp=1), MeshConfig()
 
 
 class Fixed:
     """An evaluator of whatever rows it is given; compiled once for all tests."""
 
-    def __init__(self, devices=1, batch_size=8):
-        layout = layout_of(devices)
+    def __init__(self, mesh=ONE, batch_size=8):
+        trained = Layout(make_mesh(mesh, jax.devices()[: 1 if mesh == ONE else 8]), ShardingRules())
+        layout = trained.whole_rows()
         self.sharding = layout.sharding("batch", "sequence")
-        self.whole = partial(place.shardings, layout)
+        self.whole = partial(place.shardings, trained)  # Where training left its parameters.
         self.batch_size, self.batches = batch_size, []
         graph, _ = llama.abstract(MODEL, COMPUTE, layout)
         self.evaluator = Evaluator("books", CONFIG, graph, lambda: self.batches, layout)
@@ -159,10 +159,15 @@ def test_padding_adds_nothing_even_where_its_loss_is_infinite(params, rows, monk
     assert math.isnan(found.buckets[0].loss) and math.isnan(found.buckets[0].perplexity)
 
 
+@pytest.mark.parametrize(
+    "mesh",
+    [EIGHT, MeshConfig(data=2, context=2, tensor=2), MeshConfig(fsdp=2, context=4)],
+    ids=["fsdp", "data-context-tensor", "fsdp-context"],
+)
 def test_eight_devices_find_what_one_finds_and_a_second_run_compiles_nothing(
-    one_device, params, rows
+    one_device, params, rows, mesh
 ):
-    eight = Fixed(devices=8)
+    eight = Fixed(mesh)
     for some in (rows, rows[:11]):
         assert_close(eight.run(params, some), one_device.run(params, some), 1e-6)
     assert eight.run(params, rows) == eight.run(params, rows)
@@ -204,7 +209,7 @@ def test_evaluators_read_their_rows_from_the_start_of_a_source(tmp_path):
         batch_size=8,
         buckets=4,
     )
-    layout = layout_of(8)
+    layout = Layout(make_mesh(EIGHT), ShardingRules())
     make = partial(
         make_evaluators,
         model=MODEL_OF_BYTES,
