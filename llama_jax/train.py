@@ -1,6 +1,7 @@
 """Trains a Llama: python -m llama_jax.train --config=configs/X.py [--config.steps=100 ...]
 
-Read this first. The same command with the same workdir continues where it stopped.
+Read this first. The same command with the same workdir continues where it stopped. Started as
+several processes (launch/), it is one run on the devices of all.
 """
 
 from contextlib import closing
@@ -10,9 +11,10 @@ from llama_jax.checkpoint import lock
 from llama_jax.checkpoint.manager import CheckpointManager
 from llama_jax.config import command
 from llama_jax.config.train import TrainConfig
-from llama_jax.core import errors
+from llama_jax.core import distributed, errors
+from llama_jax.core.distributed import Processes
 from llama_jax.data.loader import Loader
-from llama_jax.evaluation.perplexity import make_evaluators
+from llama_jax.evaluation.perplexity import Evaluator, make_evaluators
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
 from llama_jax.sharding import place
@@ -25,13 +27,15 @@ from llama_jax.training.step import compile_step
 
 
 def main(config: TrainConfig) -> int:
-    """Trains in `config.workdir`, which this process alone may use; returns the exit code."""
+    """Trains in `config.workdir`, which this run alone may use; returns the exit code."""
     directory = RunDirectory(config)
-    with lock.owner(directory.path):
-        return train(config, directory)
+    with distributed.joined(config.distributed.start, config.distributed.silence) as processes:
+        directory.refuse_differences(processes)
+        with lock.owner(directory.path, processes):
+            return train(config, directory, processes)
 
 
-def train(config: TrainConfig, directory: RunDirectory) -> int:
+def train(config: TrainConfig, directory: RunDirectory, processes: Processes) -> int:
     """Trains to the last step, or until asked to stop; returns the exit code."""
     mesh = make_mesh(config.mesh)
     rows = place.batch_sharding(mesh, config.sharding)
@@ -40,21 +44,31 @@ def train(config: TrainConfig, directory: RunDirectory) -> int:
 
     graph, _ = llama.abstract(config.model, config.compute)
     optimizer = optimizers.adamw(config.optim, config.steps)
-    loader = Loader(config.data, config.seed, tokenizer, directory.cache, rows)
-    evaluators = make_evaluators(
-        config.evaluation.evaluators, graph, config.data.text, tokenizer, directory.cache, rows
-    )
 
-    with CheckpointManager(directory.checkpoints, config.checkpoint) as checkpoints:
+    def open_data() -> tuple[Loader, list[Evaluator]]:
+        cache = directory.cache
+        loader = Loader(config.data, config.seed, tokenizer, cache, rows)
+        named, text = config.evaluation.evaluators, config.data.text
+        return loader, make_evaluators(named, graph, text, tokenizer, cache, rows)
+
+    # One process turns raw text into tokens, and the others read them.
+    loader, evaluators = distributed.first_alone(processes, "data", open_data)
+
+    with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
         state = begin(config, optimizer, mesh, directory, loader, checkpoints)
-        directory.write(tokenizer)
+        if processes.id == 0:
+            directory.write(tokenizer)
         start = int(state.step)
         meta = directory.record() | {"data": loader.fingerprint}
 
         if start >= config.steps:
-            print(f"nothing to do: {directory.path} is at step {start} of {config.steps} already")
+            if processes.id == 0:
+                print(f"nothing to do: {directory.path} is at step {start} of {config.steps}")
             return 0
-        with Run(config, directory, start) as run, closing(loader.batches(start)) as batches:
+        with (
+            Run(config, directory, start, processes) as run,
+            closing(loader.batches(start)) as batches,
+        ):
             with run.phase("compile"):
                 train_step = compile_step(config, graph, optimizer, state, rows)
             for step in range(start, config.steps):

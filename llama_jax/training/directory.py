@@ -8,6 +8,7 @@ from typing import Any
 from llama_jax.config import load
 from llama_jax.config.train import TrainConfig
 from llama_jax.core import files
+from llama_jax.core.distributed import Processes
 from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
 from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer
@@ -18,7 +19,7 @@ CONFIG = "config.json"
 # results. What is behind the paths of the data is compared by content.
 FREE = re.compile(
     r"config\.("
-    r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog"
+    r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog|distributed"
     r"|compute\.(attention|attention_chunk|remat)|loss\.chunk"
     r"|data\.(threads|prefetch|tokenizer|mixture\.[^.]+\.path)"
     r")[.:]"
@@ -79,6 +80,21 @@ class RunDirectory:
             )
         if fingerprint is not None:  # The last look: tell it once.
             print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
+
+    def refuse_differences(self, processes: Processes) -> None:
+        """Refuses to train if another process was started with other settings.
+
+        Raises:
+            ValueError: See above; the message names the settings.
+        """
+        everywhere = processes.exchange("settings", self.settings)
+        for process, settings in enumerate(everywhere):
+            if changes := load.differences(everywhere[0], settings):
+                listed = "\n  ".join(changes)
+                raise ValueError(
+                    f"process {process} was started with other settings than process 0:\n  "
+                    f"{listed}\nStart all processes with the same command."
+                )
 
     def write(self, tokenizer: Tokenizer) -> None:
         """Writes config.json and a copy of the tokenizer, which converters and readers need."""
