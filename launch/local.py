@@ -11,17 +11,18 @@ import argparse
 import ctypes
 import math
 import os
-import selectors
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 AGAIN = (74, 75)
 
 
 def main() -> int:
+    """Returns the exit code of the whole."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--cpu-devices", type=int, default=0, help="CPU devices of each process")
@@ -35,33 +36,30 @@ def main() -> int:
     for attempt in range(args.restarts + 1):
         code = run(args, signals)
         if code not in AGAIN or signals or attempt == args.restarts:
-            break
+            return 128 + signal.SIGINT if signals[:1] == [signal.SIGINT] else code
         print(f"[launcher] exit code {code}: restart {attempt + 1}", flush=True)
-    return 128 + signal.SIGINT if signals[:1] == [signal.SIGINT] else code
 
 
 def run(args: argparse.Namespace, signals: list[int]) -> int:
-    """Starts all, waits for all, and returns the exit code of the whole."""
+    """Starts all, waits for all, and returns their common exit code."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     children = [start(args, port, i) for i in range(args.processes)]
-    selector, deadline, sent = selectors.DefaultSelector(), math.inf, 0
-    for i, child in enumerate(children):
-        selector.register(child.stdout, selectors.EVENT_READ, (i, []))
-    while selector.get_map() or any(child.poll() is None for child in children):
-        for key, _ in selector.select(0.1):
-            pass_on(selector, key.fileobj, *key.data)
-        alive = [child for child in children if child.poll() is None]
+    threads = [threading.Thread(target=pass_on, args=pair) for pair in enumerate(children)]
+    for thread in threads:
+        thread.start()
+    deadline, sent = math.inf, 0
+    while alive := [child for child in children if child.poll() is None]:
         if deadline == math.inf and (signals or len(alive) < len(children)):
             deadline = time.monotonic() + args.grace
-        if time.monotonic() > deadline or len(signals) > max(sent, 1):
-            for child in alive:
-                child.kill()
-        elif len(signals) > sent:
-            for child in alive:
-                child.terminate()
+        kill = len(signals) > 1 or time.monotonic() > deadline
+        for child in alive if kill or len(signals) > sent else ():
+            child.kill() if kill else child.terminate()
         sent = len(signals)
-    codes = [child.wait() for child in children]
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    codes = [child.returncode for child in children]
     final = [code for code in codes if code > 0 and code not in AGAIN]
     return final[0] if final else max(AGAIN[1] if code < 0 else code for code in codes)
 
@@ -76,22 +74,17 @@ def start(args: argparse.Namespace, port: int, i: int) -> subprocess.Popen:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(i * args.gpus + k) for k in range(args.gpus))
     die = (lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)) if sys.platform == "linux" else None
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    env = os.environ | env
     return subprocess.Popen(
-        args.command, env=os.environ | env, start_new_session=True, preexec_fn=die, **streams
+        args.command, env=env, start_new_session=True, preexec_fn=die, **streams
     )
 
 
-def pass_on(selector: selectors.BaseSelector, pipe, i: int, rest: list[bytes]) -> None:
-    """Prints the whole lines that came out of a pipe; keeps the rest in `rest`."""
-    data = os.read(pipe.fileno(), 1 << 16)
-    *lines, last = b"".join([*rest, data]).split(b"\n")
-    rest[:] = [last]
-    if not data:
-        selector.unregister(pipe)
-        lines += [last] if last else []
-    for line in lines:
-        sys.stdout.buffer.write(b"[%d] %s\n" % (i, line))
-    sys.stdout.flush()
+def pass_on(i: int, child: subprocess.Popen) -> None:
+    """Prints what process i prints."""
+    for line in child.stdout:
+        sys.stdout.buffer.write(b"[%d] %s" % (i, line))
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

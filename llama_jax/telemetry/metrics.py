@@ -16,7 +16,7 @@ import jax
 WEIGHTED = ("loss", "accuracy", "z_loss")
 SUMMED = ("weight", "skipped")
 # States of the run and not averages: the newest value stands.
-NEWEST = ("learning_rate", "param_norm")
+NEWEST = ("learning_rate", "param_norm", "batch_hash")
 
 
 class Fetched(NamedTuple):
@@ -49,7 +49,8 @@ class MetricWindow:
             return None
         step, scalars = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(dict(scalars)).items()}
+        # An integer stays one: a hash must be exact.
+        values = {name: value.item() for name, value in jax.device_get(dict(scalars)).items()}
         self._rows.append(Fetched(step, values))
         return self._rows[-1]
 
