@@ -26,7 +26,10 @@ def stub(path: str, arguments: list[str]) -> None:
         )
         server.sendall(order)
         signal.signal(signal.SIGTERM, lambda *_: server.sendall(b"t"))
-        os._exit(int.from_bytes(server.recv(1), "big"))
+        code = int.from_bytes(server.recv(1), "big")
+        if code > 128:  # The fork was killed by signal 256 - code.
+            os.kill(os.getpid(), 256 - code)
+        os._exit(code)
 
 
 def serve(path: str) -> None:
@@ -83,6 +86,7 @@ def become(arguments: list[str], environment: dict[str, str], fds: list[int]) ->
     # Read from the environment when JAX was imported, which was long ago.
     if devices := environment.get("JAX_NUM_CPU_DEVICES"):
         jax.config.update("jax_num_cpu_devices", int(devices))
+    write_what_is_compiled_in_every_process()
     if hook := environment.get("FORKED_HOOK"):  # A test's way to break this one process.
         exec(hook, {})
     from llama_jax import train
@@ -95,6 +99,24 @@ def become(arguments: list[str], environment: dict[str, str], fds: list[int]) ->
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def write_what_is_compiled_in_every_process() -> None:
+    """Makes every process fill the compilation cache: JAX leaves that to process 0.
+
+    On CPUs each process has programs of its own, so the others would compile at every start.
+    """
+    from unittest import mock
+
+    from jax._src import compiler, distributed
+
+    write = compiler._cache_write
+
+    def write_as_first(*arguments):
+        with mock.patch.object(distributed.global_state, "process_id", 0):
+            write(*arguments)
+
+    compiler._cache_write = write_as_first
 
 
 if __name__ == "__main__":

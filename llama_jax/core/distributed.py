@@ -9,10 +9,12 @@ meet first in a hub of ours (hub.py), which gives JAX a free port and outlives n
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import queue
 import select
+import signal
 import socket
 import sys
 import threading
@@ -30,6 +32,7 @@ from llama_jax.core.hub import ALIVE, Connection, Hub, free_port, ids, is_loopba
 
 STDERR = 2
 T = TypeVar("T")
+SignalHandler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 # Seconds in which the news of a lost process comes after the error that it causes here.
 NEWS = 2.0
 # Seconds that process 0 stays for the others to read why they end: JAX aborts them when it goes.
@@ -97,6 +100,7 @@ def joined(start_seconds: float, silence_seconds: float) -> Iterator[Processes]:
     member = Member(cluster, start_seconds, silence_seconds)
     try:
         member.join()
+        _hold_aborts()
         _initialize_jax(cluster, member.jax_address, start_seconds, silence_seconds)
         yield member
         member.exchange("the end", None)
@@ -246,6 +250,20 @@ class Member:
             self._connection.close()
             self._hub.wait(FAREWELL)
         os._exit(code)
+
+
+def _hold_aborts() -> None:
+    """Lets an abort wait for the news.
+
+    When process 0 dies, JAX's own thread learns of it too, and aborts within a millisecond. The
+    handler runs in that thread (Python's would wait for the main thread), and then lets it abort.
+    """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _wait_for_the_news)
+
+
+@SignalHandler
+def _wait_for_the_news(_: int) -> None:
+    time.sleep(NEWS)
 
 
 def _initialize_jax(
