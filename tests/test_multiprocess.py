@@ -12,6 +12,7 @@ from pathlib import Path
 
 import launched
 import pytest
+import slurm
 from launched import Launched
 
 from llama_jax.config.data import SourceConfig
@@ -216,6 +217,33 @@ def test_a_process_that_stands_still_is_given_up(run):
     assert "process 0 ends: process 1 (pid" in text and "has been silent for 5 seconds" in text
     with pytest.raises(ProcessLookupError):  # The launcher has reaped it.
         os.kill(run.pid(1), 0)
+
+
+def test_a_slurm_job_saves_before_its_time_is_up_and_finishes_when_requeued(
+    run, straight, tmp_path
+):
+    environment = slurm.environment(tmp_path) | {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [*run.command, f"--config={run.recipe}", *FLAGS]
+    requeued = Path(environment["REQUEUED"])
+    with open(run.log, "wb") as log:
+        job = slurm.sbatch(environment, *command, stdout=log, stderr=log)
+        run.launchers.append(job)
+        run.wait_for(3, job)
+        job.send_signal(signal.SIGUSR1)
+        run.finish(job, 75)
+        assert requeued.read_text() == f"requeue {environment['SLURM_JOB_ID']}\n"
+        assert run.steps()[-1] == run.logged()
+        requeued.unlink()
+        job = slurm.sbatch(
+            environment | {"SLURM_RESTART_COUNT": "1"}, *command, stdout=log, stderr=log
+        )
+        run.launchers.append(job)
+        run.finish(job, 0)
+    assert not requeued.exists()
+    assert_same(run, straight)
 
 
 def test_the_launcher_starts_all_again_when_one_is_killed(run, straight):

@@ -154,7 +154,8 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def _tpu(start_seconds: float) -> Cluster | None:
-    if "tpu" not in (jax.config.jax_platforms or "tpu").split(","):
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if "tpu" not in (platforms or "tpu").split(","):
         return None
     found = [env for env in clusters.ClusterEnv._cluster_types if env.name in TPU]
     for env in found:
