@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from llama_jax.core.distributed import Alone, Processes
+from llama_jax.core.distributed import Alone, Processes, agreed
 
 NAME = ".lock"
 SEEN_WITHIN = 30.0  # Seconds; network file systems show other hosts' new files late.
@@ -31,12 +31,10 @@ def owner(workdir: Path, processes: Processes | None = None) -> Iterator[None]:
             run see different directories.
     """
     processes = processes or Alone()
-    if processes.id == 0:
-        with _held(workdir) as signature:
-            processes.exchange("owner of the workdir", signature)
-            yield
-    else:
-        _look_for(processes.exchange("owner of the workdir", None)[0], Path(workdir), processes.id)
+    with contextlib.ExitStack() as held:
+        mine = held.enter_context(_held(workdir)) if processes.id == 0 else None
+        signature = agreed(processes, "owner of the workdir", mine)
+        _look_for(signature, Path(workdir), processes.id)
         yield
 
 

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from llama_jax.checkpoint import layout, reader, retention
 from llama_jax.checkpoint.fingerprint import fingerprints
 from llama_jax.config.train import CheckpointConfig
-from llama_jax.core import tree
+from llama_jax.core import distributed, tree
 from llama_jax.core.distributed import Alone, Processes
 from llama_jax.core.errors import DataError
 from llama_jax.core.tree import Tree
@@ -166,7 +166,7 @@ class CheckpointManager:
 
     def _agreed(self, what: str, value: Any) -> Any:
         """Returns what process 0 says."""
-        return self._processes.exchange(what, value)[0]
+        return distributed.agreed(self._processes, what, value)
 
     def _set_aside(self, damage: dict[int, str], good: int) -> None:
         # Only now: had every one been renamed, the next start would find none and begin anew.

@@ -1,7 +1,7 @@
 """One run as several processes: they meet, agree, notice when one is gone, and end together.
 
     with distributed.joined(start_seconds=300, silence_seconds=100) as processes:
-        latest = processes.exchange("latest step", steps_here())[0]    # What process 0 found.
+        steps = distributed.agreed(processes, "steps", steps_here())  # What process 0 has found.
 
 JAX alone would end them too, from C++: without a name, by SIGSEGV where a port is taken, by abort
 where a process is missing, and not at all for one that stands still while its threads run. So they
@@ -66,6 +66,11 @@ class Alone:
 
     def tell_stuck(self, why: str) -> None:
         """There is nobody to tell."""
+
+
+def agreed(processes: Processes, what: str, value: Any) -> Any:
+    """Returns the value of process 0, in all."""
+    return processes.exchange(what, value if processes.id == 0 else None)[0]
 
 
 def first_alone(processes: Processes, what: str, make: Callable[[], T]) -> T:
@@ -204,9 +209,13 @@ class Member:
     def _listen(self) -> None:
         beat = time.monotonic()
         pause = min(self._silence / 5, 5)
+        readable = select.poll()
+        readable.register(self._connection.sock, select.POLLIN)
         while True:
-            readable, _, _ = select.select([self._connection.sock], [], [], pause)
-            for message in self._receive() if readable else ():
+            messages = self._receive() if readable.poll(1000 * pause) else []
+            if messages is None:
+                return
+            for message in messages:
                 self._obey(message)
             now = time.monotonic()
             if now - beat >= pause:
@@ -215,16 +224,15 @@ class Member:
             if not self._is_leaving and now - self._connection.heard > self._silence:
                 self._end(f"process 0 has been silent for {self._silence:g} seconds")
 
-    def _receive(self) -> list[dict[str, Any]]:
+    def _receive(self) -> list[dict[str, Any]] | None:
+        """Returns what the hub says; None when it has closed, as it does in the end."""
         try:
             messages = self._connection.receive()
         except ValueError:
             self._end(f"what answers at {self._cluster.host}:{self._cluster.port} is no llama_jax")
-        if messages is not None:
-            return messages
-        if self._is_leaving:
-            sys.exit()  # This thread.
-        self._end("process 0 has ended without a word")
+        if messages is None and not self._is_leaving:
+            self._end("process 0 has ended without a word")
+        return messages
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "welcome" in message:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_jax.config import load
 from llama_jax.config.train import TrainConfig
-from llama_jax.core import files
+from llama_jax.core import distributed, files
 from llama_jax.core.distributed import Processes
 from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
@@ -82,19 +82,18 @@ class RunDirectory:
             print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
 
     def refuse_differences(self, processes: Processes) -> None:
-        """Refuses to train if another process was started with other settings.
+        """Refuses to train if this process was started with other settings than process 0.
 
         Raises:
             ValueError: See above; the message names the settings.
         """
-        everywhere = processes.exchange("settings", self.settings)
-        for process, settings in enumerate(everywhere):
-            if changes := load.differences(everywhere[0], settings):
-                listed = "\n  ".join(changes)
-                raise ValueError(
-                    f"process {process} was started with other settings than process 0:\n  "
-                    f"{listed}\nStart all processes with the same command."
-                )
+        first = distributed.agreed(processes, "settings", self.settings)
+        if changes := load.differences(first, self.settings):
+            listed = "\n  ".join(changes)
+            raise ValueError(
+                f"process {processes.id} was started with other settings than process 0:\n  "
+                f"{listed}\nStart all processes with the same command."
+            )
 
     def write(self, tokenizer: Tokenizer) -> None:
         """Writes config.json and a copy of the tokenizer, which converters and readers need."""
