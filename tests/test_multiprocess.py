@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def assert_quick(run: Launched, launcher: subprocess.Popen, seconds: float, expe
 
 
 def test_the_same_processes_give_the_same_bits(run, straight):
+    run.train(2, 2, *FLAGS)
+    assert_same(run, straight)
+
+
+def test_the_command_itself_is_asked_to_stop_and_continues(run, straight):
+    """Nothing here is a fork: what a user types, Ctrl-C included."""
+    run.command = [sys.executable, "-m", "llama_jax.train"]
+    launcher = run.launch(2, 2, *FLAGS)
+    run.wait_for(2, launcher)
+    launcher.send_signal(signal.SIGINT)
+    text = run.finish(launcher, 130)
+    assert "[0] stopped and saved" in text
+    assert run.steps()[-1] == run.logged() < STEPS
     run.train(2, 2, *FLAGS)
     assert_same(run, straight)
 
@@ -201,12 +215,12 @@ if os.environ["LLAMA_JAX_PROCESS_ID"] == "1":
 
 @pytest.mark.parametrize("phase", STUCK)
 def test_a_stuck_process_ends_all_and_shows_where_it_stands(phase, run):
-    limits = [f"--config.watchdog.{name}=8" for name in STUCK]
+    limits = [f"--config.watchdog.{name}=6" for name in STUCK]
     hook = {"FORKED_HOOK": STUCK_HOOK.format(where=STUCK[phase])}
     text = run.train(2, 1, *LONG, "--config.checkpoint.every=1", *limits, env=hook, expect=75)
     stuck = [line for line in text.splitlines() if "in stuck_here" in line]
     assert stuck and all(line.startswith("[1]") for line in stuck), text
-    assert "made no progress in 8 seconds" in text
+    assert "made no progress in 6 seconds" in text
 
 
 def test_a_process_that_stands_still_is_given_up(run):

@@ -28,7 +28,7 @@ from llama_jax.core import cluster as clusters
 from llama_jax.core import errors
 from llama_jax.core.cluster import Cluster
 from llama_jax.core.errors import RetryError
-from llama_jax.core.hub import ALIVE, Connection, Hub, free_port, ids, is_loopback
+from llama_jax.core.hub import ALIVE, Connection, Hub, ids, is_loopback
 
 STDERR = 2
 T = TypeVar("T")
@@ -187,8 +187,7 @@ class Member:
 
     def _open_hub(self) -> Hub:
         host, port = self._cluster.host, self._cluster.port
-        jax_address = f"{host}:{free_port(host)}"
-        return Hub(host, port, self.count, self._start, self._silence, jax_address)
+        return Hub(host, port, self.count, self._start, self._silence)
 
     def _connect(self) -> Connection:
         deadline = time.monotonic() + self._start

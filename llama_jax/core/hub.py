@@ -90,22 +90,15 @@ class Hub:
         count: Processes of the run.
         start_seconds: How long to wait for all.
         silence_seconds: After how long without a word a process is lost.
-        jax_address: What to tell all when they are here.
 
     Raises:
         RetryError: The port is taken.
     """
 
     def __init__(
-        self,
-        host: str,
-        port: int,
-        count: int,
-        start_seconds: float,
-        silence_seconds: float,
-        jax_address: str,
+        self, host: str, port: int, count: int, start_seconds: float, silence_seconds: float
     ):
-        self._count, self._jax_address = count, jax_address
+        self._host, self._count = host, count
         self._start, self._silence = start_seconds, silence_seconds
         self._deadline = time.monotonic() + start_seconds
         self._guests: set[Guest] = set()
@@ -198,7 +191,8 @@ class Hub:
         self._here[process] = guest
         if len(self._here) == self._count:
             self._all_were_here = True
-            self._send_all({"welcome": self._jax_address})
+            # Not sooner: another program might take the port while we wait.
+            self._send_all({"welcome": f"{self._host}:{free_port(self._host)}"})
 
     def _tell_all(self) -> None:
         if len(self._told) < self._count:
@@ -278,9 +272,14 @@ def free_port(host: str) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    address = ("127.0.0.1" if is_loopback(host) else "", port)
     try:
-        return socket.create_server(address, backlog=1024)
+        if is_loopback(host):
+            return socket.create_server(("127.0.0.1", port), backlog=1024)
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+            )
+        return socket.create_server(("", port), backlog=1024)
     except OSError as error:
         raise RetryError(
             f"process 0 cannot listen on port {port} ({error.strerror}): another program, or an "

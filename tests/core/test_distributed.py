@@ -190,6 +190,15 @@ def test_a_process_0_that_never_starts_is_told(port):
         member(port, 1, 2, start=0.5).join()
 
 
+def test_hosts_by_name_meet_on_every_interface(port):
+    """Process 0 listens on all interfaces unless all are on its machine."""
+    listener = hub._listen("a-host", port)
+    with listener, socket.create_connection(("127.0.0.1", port), timeout=5):
+        assert listener.getsockname()[0] in ("::", "0.0.0.0")
+    with hub._listen("localhost", port) as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+
+
 def test_a_taken_port_is_told_at_once():
     told = pytest.raises(RetryError, match="process 0 cannot listen on port")
     with socket.create_server(("127.0.0.1", 0)) as other, told:
