@@ -195,7 +195,10 @@ STUCK = {
     "data": "from llama_jax.data.loader import Loader as Place; name = '_read'",
     "step": "from llama_jax.telemetry.metrics import MetricWindow as Place; name = 'add'",
     "checkpoint": "from llama_jax.checkpoint import manager as Place; name = 'fingerprints'",
+    # Where no watchdog looks: the other's tells it to show its stacks.
+    "between": "from llama_jax.training.run import Run as Place; name = 'must_stop'",
 }
+LIMITS = [f"--config.watchdog.{name}=6" for name in ("data", "step", "checkpoint")]
 STUCK_HOOK = """
 import os, time
 {where}
@@ -215,9 +218,8 @@ if os.environ["LLAMA_JAX_PROCESS_ID"] == "1":
 
 @pytest.mark.parametrize("phase", STUCK)
 def test_a_stuck_process_ends_all_and_shows_where_it_stands(phase, run):
-    limits = [f"--config.watchdog.{name}=6" for name in STUCK]
     hook = {"FORKED_HOOK": STUCK_HOOK.format(where=STUCK[phase])}
-    text = run.train(2, 1, *LONG, "--config.checkpoint.every=1", *limits, env=hook, expect=75)
+    text = run.train(2, 1, *LONG, "--config.checkpoint.every=1", *LIMITS, env=hook, expect=75)
     stuck = [line for line in text.splitlines() if "in stuck_here" in line]
     assert stuck and all(line.startswith("[1]") for line in stuck), text
     assert "made no progress in 6 seconds" in text
@@ -258,6 +260,24 @@ def test_a_slurm_job_saves_before_its_time_is_up_and_finishes_when_requeued(
         run.finish(job, 0)
     assert not requeued.exists()
     assert_same(run, straight)
+
+
+def test_process_0_is_named_although_jax_aborts_the_others(run):
+    hook = """
+import os, time
+from llama_jax.core.distributed import Member
+end = Member._end
+
+def late(self, why):
+    time.sleep(0.5)
+    end(self, why)
+
+Member._end = late
+"""
+    launcher = run.launch(2, 1, *LONG, env={"FORKED_HOOK": hook})
+    run.wait_for(2, launcher)
+    run.kill(0)
+    assert "process 1 ends: process 0 has ended without a word" in run.finish(launcher, 75)
 
 
 def test_the_launcher_starts_all_again_when_one_is_killed(run, straight):

@@ -241,9 +241,6 @@ def _make_saver() -> ocp.AsyncCheckpointer:
         # Otherwise a folder that cannot be made shows only when every writer has waited for it
         # in vain: on a full disk after 5 minutes.
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-        # With several processes it would take the folder that process 0 has just made for an old
-        # checkpoint; _make_way has looked.
-        file_options=ocp.options.FileOptions(skip_sync_file_validations=True),
         atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
     )
 

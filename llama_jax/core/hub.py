@@ -27,7 +27,7 @@ from typing import Any
 from llama_jax.core.errors import EXIT_BUG, EXIT_CONFIG, EXIT_RETRY, RetryError
 
 TICK = 0.25  # Seconds between two looks at the clock.
-TOGETHER = 0.1  # Deaths that are this close are told as one.
+TOGETHER = 0.3  # Deaths that are this close are told as one.
 ALIVE = {"alive": 0}
 LONGEST = 1 << 26  # Bytes of a message: a value of one process may be a whole configuration.
 

@@ -117,8 +117,9 @@ def test_one_that_is_gone_is_named_to_all_others(members):
 
 def test_two_that_are_gone_together_are_named_together(members):
     four = members(4)
-    for one in four[1:3]:
-        one._connection.sock.shutdown(socket.SHUT_RDWR)
+    four[1]._connection.sock.shutdown(socket.SHUT_RDWR)
+    time.sleep(0.02)
+    four[2]._connection.sock.shutdown(socket.SHUT_RDWR)
     wait_until(lambda: four[0].why and four[3].why)
     assert "process 1 (pid" in four[0].why and "process 2 (pid" in four[0].why
 
