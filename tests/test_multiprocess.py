@@ -219,14 +219,14 @@ if os.environ["LLAMA_JAX_PROCESS_ID"] == "1":
 @pytest.mark.parametrize("phase", STUCK)
 def test_a_stuck_process_ends_all_and_shows_where_it_stands(phase, run):
     hook = {"FORKED_HOOK": STUCK_HOOK.format(where=STUCK[phase])}
-    text = run.train(2, 1, *LONG, "--config.checkpoint.every=1", *LIMITS, env=hook, expect=75)
+    text = run.train(2, 2, *LONG, "--config.checkpoint.every=1", *LIMITS, env=hook, expect=75)
     stuck = [line for line in text.splitlines() if "in stuck_here" in line]
     assert stuck and all(line.startswith("[1]") for line in stuck), text
     assert "made no progress in 6 seconds" in text
 
 
 def test_a_process_that_stands_still_is_given_up(run):
-    launcher = run.launch(2, 1, *LONG, "--config.distributed.silence=5", options=["--grace=5"])
+    launcher = run.launch(2, 2, *LONG, "--config.distributed.silence=5", options=["--grace=1"])
     run.wait_for(3, launcher)
     run.kill(1, signal.SIGSTOP)
     text = assert_quick(run, launcher, 25, expect=75)
@@ -360,6 +360,33 @@ preparation._tokenise_into = counted
     raw = (f"--config.data.mixture.a.path={source}", "--config.data.mixture.a.pattern=*.py")
     run.train(2, 1, *flags, *raw, env={"FORKED_HOOK": hook})
     assert (tmp_path / "count").read_text() == "0"
+
+
+def test_evaluation_counts_the_rows_of_all_and_each_process_writes_its_trace(run, data):
+    recipe = run.recipe.read_text().replace(
+        "    return c",
+        f"""    from llama_jax.config.evaluate import EvaluatorConfig
+    c.evaluation.every = 2
+    c.evaluation.evaluators.own = load.default(EvaluatorConfig(
+        source=SourceConfig(path="{data}/held_out"), sequence_length=32, rows=6, batch_size=4,
+        buckets=4))
+    return c""",
+    )
+    run.recipe.write_text(recipe)
+    flags = ("--config.steps=4", "--config.optim.warmup_steps=1", "--config.accumulate=1")
+    profile = ("--config.profile.first=1", "--config.profile.steps=1")
+
+    def found() -> list[float]:
+        rows = [json.loads(row) for row in run.rows()]
+        return [row["eval/own/loss"] for row in rows if "eval/own/loss" in row]
+
+    run.train(1, 4, *flags)
+    alone = found()
+    shutil.rmtree(run.workdir)
+    run.train(2, 2, *flags, *profile)
+    assert found() == pytest.approx(alone, rel=1e-6) and len(alone) == 2
+    for process in range(2):
+        assert list((run.workdir / "profile" / f"process_{process}").rglob("*.xplane.pb"))
 
 
 def test_a_second_run_on_the_workdir_is_refused(run, tmp_path):
