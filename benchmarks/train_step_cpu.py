@@ -31,7 +31,7 @@ from llama_jax.core.provenance import commit, versions
 from llama_jax.data.batch import Batch
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
-from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.training import state as states
 from llama_jax.training.step import compile_step
@@ -107,16 +107,16 @@ class Ours:
                 clip=CLIP,
             ),
         )
-        mesh = make_mesh(config.mesh)
-        self.rows = place.batch_sharding(mesh, config.sharding)
+        layout = Layout(make_mesh(config.mesh), config.sharding)
+        self.rows = layout.sharding("batch", "sequence")
         optimizer = optimizers.adamw(config.optim, config.steps)
-        graph, _ = llama.abstract(config.model, config.compute)
-        abstract = states.abstract_state(config, optimizer, mesh)
+        graph, _ = llama.abstract(config.model, config.compute, layout)
+        abstract = states.abstract_state(config, optimizer, layout)
         state = states.create_state(config, optimizer, abstract)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.params)
         self.state = states.with_params(state, found.read("float32", shardings))
         start = time.perf_counter()
-        self.compiled = compile_step(config, graph, optimizer, self.state, self.rows)
+        self.compiled = compile_step(config, graph, optimizer, self.state, layout)
         self.compile_seconds = time.perf_counter() - start
 
     def step(self, tokens: np.ndarray) -> float:

@@ -30,6 +30,7 @@ from llama_jax.evaluation.perplexity import Evaluator, Result, make_evaluators
 from llama_jax.evaluation.table import table
 from llama_jax.model import llama
 from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.telemetry import progress
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -131,17 +132,18 @@ def _measure(
     config: EvaluateConfig, name: str, subject: Subject, tokenizer: Tokenizer
 ) -> Iterator[tuple[str, Result]]:
     """Yields (evaluator, result) of one subject; its parameters are freed afterwards."""
-    mesh = make_mesh(config.mesh)
-    graph, shapes = llama.abstract(subject.model, config.compute)
+    layout = Layout(make_mesh(config.mesh), config.sharding)
     evaluators = make_evaluators(
         config.evaluators,
-        graph,
+        subject.model,
+        config.compute,
         config.text,
         tokenizer,
         Path(config.workdir) / "cache",
-        place.batch_sharding(mesh, config.sharding),
+        layout,
     )
-    placed = place.shardings(mesh, config.sharding, shapes)
+    _, shapes = llama.abstract(subject.model, config.compute)
+    placed = place.shardings(layout, shapes)
     params = subject.weights.read(config.compute.param_dtype, placed)
     for evaluator in evaluators:
         yield evaluator.name, _run(evaluator, name, params)

@@ -17,11 +17,12 @@ from llama_jax.data.loader import Loader
 from llama_jax.evaluation.perplexity import Evaluator, make_evaluators
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
-from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.text.tokenizer import check_vocabulary, load_tokenizer
 from llama_jax.training.beginning import begin
 from llama_jax.training.directory import RunDirectory
+from llama_jax.training.parallelism import resolve
 from llama_jax.training.run import Run
 from llama_jax.training.step import compile_step
 
@@ -37,25 +38,32 @@ def main(config: TrainConfig) -> int:
 
 def train(config: TrainConfig, directory: RunDirectory, processes: Processes) -> int:
     """Trains to the last step, or until asked to stop; returns the exit code."""
-    mesh = make_mesh(config.mesh)
-    rows = place.batch_sharding(mesh, config.sharding)
+    layout = Layout(make_mesh(config.mesh), config.sharding)
+    config = resolve(config, layout)
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab)
 
-    graph, _ = llama.abstract(config.model, config.compute)
+    graph, _ = llama.abstract(config.model, config.compute, layout)
     optimizer = optimizers.adamw(config.optim, config.steps)
 
     def open_data() -> tuple[Loader, list[Evaluator]]:
-        cache = directory.cache
-        loader = Loader(config.data, config.seed, tokenizer, cache, rows)
-        named, text = config.evaluation.evaluators, config.data.text
-        return loader, make_evaluators(named, graph, text, tokenizer, cache, rows)
+        loader = Loader(config.data, config.seed, tokenizer, directory.cache, layout)
+        evaluators = make_evaluators(
+            config.evaluation.evaluators,
+            config.model,
+            config.compute,
+            config.data.text,
+            tokenizer,
+            directory.cache,
+            layout.whole("sequence"),  # Perplexity by position wants rows in their own order.
+        )
+        return loader, evaluators
 
     # One process turns raw text into tokens, and the others read them.
     loader, evaluators = distributed.first_alone(processes, "data", open_data)
 
     with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
-        state = begin(config, optimizer, mesh, directory, loader, checkpoints)
+        state = begin(config, optimizer, layout, directory, loader, checkpoints)
         if processes.id == 0:
             directory.write(tokenizer)
         start = int(state.step)
@@ -70,7 +78,7 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
             closing(loader.batches(start)) as batches,
         ):
             with run.phase("compile"):
-                train_step = compile_step(config, graph, optimizer, state, rows)
+                train_step = compile_step(config, graph, optimizer, state, layout)
             for step in range(start, config.steps):
                 with run.phase("data"):
                     batch = next(batches)

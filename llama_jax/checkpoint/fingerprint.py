@@ -4,15 +4,17 @@ With u the bits of element i and h(i) a hash of its global index, a lane is
 
     sum over i of mix(u_i xor h(i))   modulo 2^32
 
-mix is a bijection (the finaliser of MurmurHash3, https://github.com/aappleby/smhasher), so changing
-one element always changes the sum. Integer addition is associative, so any order of adding, hence
-any sharding, gives the same sum. Two lanes differ in the start of h.
+mix is a bijection (core/mixing.py), so changing one element always changes the sum. Integer
+addition is associative, so any order of adding, hence any sharding, gives the same
+sum. Two lanes differ in the start of h.
 """
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from llama_jax.core.mixing import mix
 
 LANES = (0x2545F491, 0x9E3779B1)
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -57,7 +59,7 @@ def _sums(bits: jax.Array, starts: tuple, first_dim: int) -> tuple[jax.Array, ..
     """Returns a lane per start, which is the hash of the indexes before `first_dim`."""
     wide = bits.astype(jnp.uint32)
     hashes = (_index_hash(bits.shape, start, first_dim) for start in starts)
-    return tuple(jnp.sum(_mix(wide ^ h), dtype=jnp.uint32) for h in hashes)
+    return tuple(jnp.sum(mix(wide ^ h), dtype=jnp.uint32) for h in hashes)
 
 
 def _index_hash(shape: tuple[int, ...], start: int | jax.Array, first_dim: int) -> jax.Array:
@@ -73,10 +75,4 @@ def _index_hash(shape: tuple[int, ...], start: int | jax.Array, first_dim: int) 
 
 
 def _hash_index(h: jax.Array, index: jax.Array, dim: int) -> jax.Array:
-    return _mix((h ^ jnp.uint32(index)) + jnp.uint32(0x9E3779B9 + dim))
-
-
-def _mix(h: jax.Array) -> jax.Array:
-    h = (h ^ (h >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
-    return h ^ (h >> jnp.uint32(16))
+    return mix((h ^ jnp.uint32(index)) + jnp.uint32(0x9E3779B9 + dim))

@@ -71,3 +71,13 @@ class EvaluateConfig:
         for name in self.evaluators:
             if "/" in name:  # It becomes a part of a file's name.
                 raise ValueError(f"evaluators holds the name {name!r}; it must not contain '/'.")
+        if self.mesh.context != 1:
+            raise ValueError(
+                f"mesh.context is {self.mesh.context}; evaluation splits no sequence. Set "
+                "mesh.context to 1, and mesh.fsdp or mesh.data to more."
+            )
+        if self.compute.context_parallel != "auto":
+            raise ValueError(
+                f"compute.context_parallel is {self.compute.context_parallel!r}; evaluation splits "
+                "no sequence, so it has no effect. Leave it 'auto'."
+            )

@@ -5,11 +5,15 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices per mesh axis; one axis may be -1 and takes what is left."""
+    """Devices per mesh axis; one axis may be -1 and takes what is left.
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
+    Axes are listed from the slowest links to the fastest: `data` alone should cross slices.
+    """
+
+    data: int = 1  # Copies of the model, each with rows of its own.
+    fsdp: int = -1  # Rows; parameters, moments and gradients are split here too (ZeRO-3).
+    context: int = 1  # Parts of each sequence; parameters are split here too.
+    tensor: int = 1  # Heads, mlp and vocabulary.
 
     def __post_init__(self):
         sizes = dataclasses.asdict(self)
@@ -28,7 +32,8 @@ class ShardingRules:
     """
 
     batch: tuple[str, ...] = ("data", "fsdp")  # B of activations
-    embed: tuple[str, ...] = ("fsdp",)  # D of weights
+    sequence: tuple[str, ...] = ("context",)  # T of activations
+    embed: tuple[str, ...] = ("fsdp", "context")  # D of weights
     heads: tuple[str, ...] = ("tensor",)  # N
     kv_heads: tuple[str, ...] = ("tensor",)  # K
     mlp: tuple[str, ...] = ("tensor",)  # F
@@ -40,3 +45,13 @@ class ShardingRules:
             for name in names:
                 if name not in axes:
                     raise ValueError(f"{dim} names the mesh axis {name!r}; the axes are {axes}.")
+        if self.heads != self.kv_heads:
+            raise ValueError(
+                f"heads is {self.heads} but kv_heads is {self.kv_heads}; query heads and the key "
+                "heads they share must lie on the same devices, so both must be equal."
+            )
+        if strange := sorted(set(self.embed) - set(self.batch) - set(self.sequence)):
+            raise ValueError(
+                f"embed names {strange}, over which neither batch nor sequence is split: each "
+                "device would compute the same gradients. Take it from embed, or add it to batch."
+            )

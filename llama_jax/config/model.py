@@ -7,6 +7,7 @@ from typing import Literal
 from llama_jax.config.rope import RopeConfig
 
 Dtype = Literal["float32", "bfloat16"]
+ContextParallel = Literal["auto", "gather", "ring"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,9 @@ class ComputeConfig:
     dtype: Dtype = "bfloat16"  # How matrices are multiplied; sums and softmax are float32.
     attention: Literal["reference", "chunked"] = "chunked"
     attention_chunk: int = 128  # Queries and keys per tile of "chunked" attention.
+    # How a sequence split over mesh.context attends: "gather" fetches all keys and values, "ring"
+    # passes them on from device to device, "auto" takes what the links of the chip favour.
+    context_parallel: ContextParallel = "auto"
     # What the backward pass keeps instead of recomputing: "none" keeps everything (no remat),
     # "minimal" the outputs of matrix products and of attention, "attention" only attention's,
     # "full" only each layer's input, "offload" only that and in host memory.

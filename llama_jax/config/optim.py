@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from llama_jax.config.model import Dtype
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -15,6 +17,7 @@ class OptimConfig:
     final_fraction: float = 0.1  # Last learning rate / peak, for cosine and linear.
     betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-5
+    first_moment_dtype: Dtype = "float32"  # bfloat16 saves 2 bytes per parameter.
     weight_decay: float = 0.1  # Decoupled; multiplied by the learning rate.
     # Parameters that are not decayed: any whose path contains one of these words.
     no_decay: tuple[str, ...] = ("scale", "bias")

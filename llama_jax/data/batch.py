@@ -4,7 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from llama_jax.core.mixing import mix
+from llama_jax.sharding import zigzag
+from llama_jax.sharding.layout import Layout
 
 Array = Any  # [B, T]: a jax.Array on the devices, an np.ndarray on the host.
 
@@ -39,18 +44,31 @@ def padding(length: int) -> Batch:
     return Batch(zero, zero, zero, zero, np.zeros(length, np.float32))
 
 
-def place(
-    local: Batch, rows: np.ndarray, shape: tuple[int, int], sharding: jax.sharding.Sharding
-) -> Batch:
+def content_hash(batch: Batch) -> jax.Array:
+    """Returns u32 []: a hash of the rows and their order; the order of a row's tokens is left out.
+
+    So it is the same on every mesh, also where sequences are split (sharding/zigzag.py).
+    """
+    row_B = jnp.arange(batch.token_BT.shape[0], dtype=jnp.uint32)
+    h_BT = jnp.broadcast_to(mix(row_B + jnp.uint32(1))[:, None], batch.token_BT.shape)
+    for field in jax.tree.leaves(batch):
+        h_BT = mix(h_BT ^ jax.lax.bitcast_convert_type(field, jnp.uint32))
+    return jnp.sum(h_BT, dtype=jnp.uint32)
+
+
+def place(local: Batch, rows: np.ndarray, shape: tuple[int, int], layout: Layout) -> Batch:
     """Returns this process's rows as global arrays [B, T].
 
     Args:
         local: Host arrays [len(rows), T].
         rows: Which rows of the global batch they are, ascending.
         shape: B and T.
-        sharding: Of the global arrays; this process must hold the rows its devices need.
+        layout: Where they go; where it splits sequences, tokens are put in zigzag order.
     """
+    sharding = layout.sharding("batch", "sequence")
     indices = _indices(shape, sharding)
+    order = zigzag.order(shape[1], layout.ways("sequence"))
+    local = jax.tree.map(lambda leaf: leaf[:, order], local)
 
     def shard(leaf: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
         first, stop, _ = index[0].indices(shape[0])
@@ -66,14 +84,14 @@ def place(
     return jax.tree.map(put, local)
 
 
-def rows_of_this_process(shape: tuple[int, int], sharding: jax.sharding.Sharding) -> np.ndarray:
+def rows_of_this_process(shape: tuple[int, int], layout: Layout) -> np.ndarray:
     """Returns the rows of a global batch that this process's devices hold, ascending.
 
     Raises:
         ValueError: The batch does not divide over the devices.
     """
     try:
-        indices = _indices(shape, sharding)
+        indices = _indices(shape, layout.sharding("batch", None))
     except ValueError as error:
         raise ValueError(
             f"a batch of {shape[0]} rows of {shape[1]} tokens does not divide over the devices "

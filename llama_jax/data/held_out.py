@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
 from llama_jax.config.data import SourceConfig, TextConfig
 from llama_jax.data.batch import Batch, padding, place, rows_of_this_process, stack
 from llama_jax.data.packing import PackedSource
 from llama_jax.data.preparation import open_source
+from llama_jax.sharding.layout import Layout
 from llama_jax.text.tokenizer import Tokenizer
 
 
@@ -21,7 +20,7 @@ def held_out_batches(
     rows: int,
     batch_size: int,
     cache: Path,
-    sharding: jax.sharding.Sharding,
+    layout: Layout,
 ) -> Iterator[Batch]:
     """Yields the first `rows` rows (-1: all) as batches; what is missing in the last is padding.
 
@@ -31,7 +30,7 @@ def held_out_batches(
         ValueError: The source has not so many rows, or the batch does not divide over the devices.
     """
     shape = (batch_size, sequence_length)
-    here = rows_of_this_process(shape, sharding)
+    here = rows_of_this_process(shape, layout)
     store = open_source(source, text, tokenizer, cache)
     packed = PackedSource(store, sequence_length, "concat", seed=0, shuffle=False)
     if rows > packed.rows:
@@ -45,6 +44,6 @@ def held_out_batches(
         return packed.row(row) if row < count else padding(sequence_length)
 
     return (
-        place(stack([read(first + int(row)) for row in here]), here, shape, sharding)
+        place(stack([read(first + int(row)) for row in here]), here, shape, layout)
         for first in range(0, count, batch_size)
     )

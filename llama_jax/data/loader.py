@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from llama_jax.config.data import DataConfig
@@ -21,6 +20,7 @@ from llama_jax.data.batch import Batch, place, rows_of_this_process, stack
 from llama_jax.data.mixture import interleave
 from llama_jax.data.packing import PackedSource
 from llama_jax.data.preparation import open_source
+from llama_jax.sharding.layout import Layout
 from llama_jax.text.tokenizer import Tokenizer
 
 _LAST_STEP = 1 << 48  # Grain wants an end; no run comes near this one.
@@ -35,7 +35,7 @@ class Loader:
         seed: int,
         tokenizer: Tokenizer,
         cache: Path,
-        sharding: jax.sharding.Sharding,
+        layout: Layout,
     ):
         """Opens every source; raw files are tokenised into `cache` the first time.
 
@@ -44,15 +44,15 @@ class Loader:
             seed: Of the order.
             tokenizer: Must be the one that prepared folders were made with.
             cache: A folder of this run.
-            sharding: Of the arrays [B, T] of a batch.
+            layout: Where batches go.
 
         Raises:
             ValueError: A setting does not fit a source or the devices.
             DataError: A source holds something unreadable.
         """
-        self._config, self._sharding = config, sharding
+        self._config, self._layout = config, layout
         self._shape = (config.batch_size, config.sequence_length)
-        self._rows = rows_of_this_process(self._shape, sharding)
+        self._rows = rows_of_this_process(self._shape, layout)
         self._sources = {}
         for name, source in config.mixture.items():
             store = open_source(source, config.text, tokenizer, cache)
@@ -71,7 +71,7 @@ class Loader:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         with contextlib.closing(iter(steps.to_iter_dataset(options))) as local:
             for rows in local:
-                yield place(rows, self._rows, self._shape, self._sharding)
+                yield place(rows, self._rows, self._shape, self._layout)
 
     def _read(self, step: int) -> Batch:
         """Returns this process's rows of a step, on the host."""

@@ -22,11 +22,12 @@ from flax import nnx
 
 from llama_jax.config.data import TextConfig
 from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.data.batch import Batch
 from llama_jax.data.held_out import held_out_batches
 from llama_jax.losses.cross_entropy import chunked_token_loss
 from llama_jax.model import llama
-from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.telemetry.metrics import perplexity
 from llama_jax.text.tokenizer import Tokenizer
 
@@ -75,7 +76,7 @@ class Evaluator:
         config: Length and number of the rows, buckets.
         graph: The model without its parameters.
         batches: Called at each run for the same batches again.
-        sharding: Of [B, T] arrays.
+        layout: Of the batches; it splits no sequence.
     """
 
     def __init__(
@@ -84,11 +85,11 @@ class Evaluator:
         config: EvaluatorConfig,
         graph: nnx.GraphDef,
         batches: Callable[[], Iterable[Batch]],
-        sharding: jax.sharding.NamedSharding,
+        layout: Layout,
     ):
         self.name, self.config = name, config
         self._batches = batches
-        whole = place.replicated(sharding.mesh)  # type: ignore[arg-type]
+        whole = layout.sharding()
         shape = (2, config.sequence_length)
         self._zeros = jax.jit(partial(jnp.zeros, shape, jnp.float32), out_shardings=whole)
         self._add = jax.jit(partial(_add, graph, config.loss_chunk), out_shardings=whole)
@@ -121,11 +122,12 @@ class Evaluator:
 
 def make_evaluators(
     configs: Mapping[str, EvaluatorConfig],
-    graph: nnx.GraphDef,
+    model: ModelConfig,
+    compute: ComputeConfig,
     text: TextConfig,
     tokenizer: Tokenizer,
     cache: Path,
-    sharding: jax.sharding.NamedSharding,
+    layout: Layout,
 ) -> list[Evaluator]:
     """Returns an evaluator per config; raw sources are tokenised into `cache`.
 
@@ -133,9 +135,10 @@ def make_evaluators(
         ValueError: A source is missing or too short, or a batch does not divide over the devices.
         DataError: A source is damaged.
     """
+    graph, _ = llama.abstract(model, compute, layout)
     evaluators = []
     for name, config in configs.items():
-        _check_batch(name, config.batch_size, sharding)
+        _check_batch(name, config.batch_size, layout)
         batches = partial(
             held_out_batches,
             config.source,
@@ -145,10 +148,10 @@ def make_evaluators(
             rows=config.rows,
             batch_size=config.batch_size,
             cache=cache,
-            sharding=sharding,
+            layout=layout,
         )
         batches()  # Opens the source: a mistake shows now and not after an hour of training.
-        evaluators.append(Evaluator(name, config, graph, batches, sharding))
+        evaluators.append(Evaluator(name, config, graph, batches, layout))
     return evaluators
 
 
@@ -183,10 +186,8 @@ def _mean(loss: np.ndarray, weight: np.ndarray) -> float:
     return float(loss.sum() / total) if total else math.nan
 
 
-def _check_batch(name: str, rows: int, sharding: jax.sharding.NamedSharding) -> None:
-    # A column with a row per device is cut into this many parts.
-    devices = sharding.mesh.size
-    ways = devices // sharding.shard_shape((devices, 1))[0]
+def _check_batch(name: str, rows: int, layout: Layout) -> None:
+    ways = layout.ways("batch")
     if rows % ways:
         raise ValueError(
             f"evaluators.{name}.batch_size is {rows}; it must be a multiple of {ways}, the "

@@ -2,16 +2,22 @@
 
 B batch, T tokens, D embed, V vocab, C tokens per row in one chunk (B * C tokens in all).
 
-Rows are cut along T, so a batch split over devices stays split. Differentiated, the forward pass
-makes the gradients of x and head while a chunk's logits are there, and the backward pass only
-scales them: no chunk's logits are computed twice.
+Rows are cut along T. Differentiated, the forward pass makes the gradients of x and head while a
+chunk's logits are there, and the backward pass only scales them: no chunk's logits are computed
+twice. On a mesh every device does so with its own tokens and its own part of the vocabulary: it
+fetches its columns of the head once, the parts of a token's softmax meet in two numbers per token,
+and the gradient of the head is summed once, after the last chunk.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from llama_jax.sharding.layout import Layout
 
 Sums = dict[str, jax.Array]
 
@@ -24,16 +30,19 @@ def chunked_cross_entropy(
     *,
     chunk: int,
     z_loss: float,
+    layout: Layout | None = None,
 ) -> tuple[jax.Array, Sums]:
     """Returns sum(weight * (log Z - logit[target] + z_loss * log(Z)^2)) and sums to report.
 
     The sums are "weight", "correct" (weight of the tokens whose target has the largest logit) and
     "z_loss" (its share of the loss). Differentiable in x and head; the sums and the weights
     carry no gradient. Logits are products in x's dtype summed in float32; all else is float32.
+    `chunk` counts tokens of one device.
     """
     _check(x_BTD, head_DV, target_BT, chunk)
     weight_BT = lax.stop_gradient(weight_BT.astype(jnp.float32))
-    loss, sums = _cross_entropy(chunk, z_loss, x_BTD, head_DV, target_BT, weight_BT)
+    how = _How(chunk, z_loss, layout)
+    loss, sums = _cross_entropy(how, x_BTD, head_DV, target_BT, weight_BT)
     return loss, lax.stop_gradient(sums)
 
 
@@ -50,73 +59,40 @@ def chunked_token_loss(
     def step(_, start):
         logit_BCV = _logits(_cut(x_BTD, start, C), head_DV)
         target_BC = _cut(target_BT, start, C)
-        return None, jax.nn.logsumexp(logit_BCV, axis=-1) - _of_target(logit_BCV, target_BC)
+        target_logit_BC = jnp.take_along_axis(logit_BCV, target_BC[..., None], axis=-1)[..., 0]
+        return None, jax.nn.logsumexp(logit_BCV, axis=-1) - target_logit_BC
 
     _, loss_nBC = lax.scan(step, None, jnp.arange(0, padded_T, C))
     return loss_nBC.swapaxes(0, 1).reshape(B, padded_T)[:, :T]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+class _How(NamedTuple):
+    chunk: int
+    z_loss: float
+    layout: Layout | None
+
+    @property
+    def vocab_axes(self) -> tuple[str, ...]:
+        return () if self.layout is None else self.layout.axes("vocab")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(
-    chunk: int,
-    z_loss: float,
-    x_BTD: jax.Array,
-    head_DV: jax.Array,
-    target_BT: jax.Array,
-    weight_BT: jax.Array,
+    how: _How, x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, weight_BT: jax.Array
 ) -> tuple[jax.Array, Sums]:
-    B, T = target_BT.shape
-    C, padded_T = _cuts(B, T, chunk)
-    x_BTD, target_BT = _pad(x_BTD, padded_T), _pad(target_BT, padded_T)
-    padded_weight_BT = _pad(weight_BT, padded_T)
-    head_DV = head_DV.astype(x_BTD.dtype)
-
-    def step(totals, start):
-        logit_BCV = _logits(_cut(x_BTD, start, C), head_DV)
-        target_BC, weight_BC = _cut(target_BT, start, C), _cut(padded_weight_BT, start, C)
-        new, _ = _chunk_sums(logit_BCV, target_BC, weight_BC, z_loss)
-        return jax.tree.map(jnp.add, totals, new), None
-
-    (loss, sums), _ = lax.scan(step, _zero_sums(), jnp.arange(0, padded_T, C))
-    return loss, sums | {"weight": weight_BT.sum()}
+    return _on_mesh(how, _sums_of_chunks, 0)(x_BTD, head_DV, target_BT, weight_BT)
 
 
 def _forward(
-    chunk: int,
-    z_loss: float,
-    x_BTD: jax.Array,
-    head_DV: jax.Array,
-    target_BT: jax.Array,
-    weight_BT: jax.Array,
+    how: _How, x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, weight_BT: jax.Array
 ):
-    B, T = target_BT.shape
-    C, padded_T = _cuts(B, T, chunk)
-    padded_x_BTD, target_BT = _pad(x_BTD, padded_T), _pad(target_BT, padded_T)
-    padded_weight_BT = _pad(weight_BT, padded_T)
-    compute_head_DV = head_DV.astype(x_BTD.dtype)
-
-    def step(carry, start):
-        totals, dx_BTD, dhead_DV = carry
-        x_BCD = _cut(padded_x_BTD, start, C)
-        target_BC, weight_BC = _cut(target_BT, start, C), _cut(padded_weight_BT, start, C)
-        logit_BCV = _logits(x_BCD, compute_head_DV)
-        new, log_z_BC = _chunk_sums(logit_BCV, target_BC, weight_BC, z_loss)
-        dlogit_BCV = _dlogits(logit_BCV, log_z_BC, target_BC, weight_BC, z_loss)
-        dlogit_BCV = dlogit_BCV.astype(x_BCD.dtype)
-        dx_BCD = jnp.einsum(
-            "BCV,DV->BCD", dlogit_BCV, compute_head_DV, preferred_element_type=jnp.float32
-        )
-        add_DV = jnp.einsum("BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32)
-        dx_BTD = _put(dx_BTD, dx_BCD, start)
-        return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV + add_DV), None
-
-    zeros = _zero_sums(), jnp.zeros_like(padded_x_BTD), jnp.zeros(head_DV.shape, jnp.float32)
-    ((loss, sums), dx_BTD, dhead_DV), _ = lax.scan(step, zeros, jnp.arange(0, padded_T, C))
-    out = loss, sums | {"weight": weight_BT.sum()}
-    return out, (dx_BTD[:, :T], dhead_DV.astype(head_DV.dtype), weight_BT)
+    dtype = head_DV.dtype
+    compute = _on_mesh(how, _sums_and_gradients, 2)
+    out, dx_BTD, dhead_DV = compute(x_BTD, head_DV, target_BT, weight_BT)
+    return out, (dx_BTD, dhead_DV.astype(dtype), weight_BT)
 
 
-def _backward(chunk: int, z_loss: float, saved, grads):
+def _backward(how: _How, saved, grads):
     dx_BTD, dhead_DV, weight_BT = saved
     grad, _ = grads
     # In float32: a bfloat16 1 / tokens would bend every gradient by up to 0.4%.
@@ -127,39 +103,150 @@ def _backward(chunk: int, z_loss: float, saved, grads):
 _cross_entropy.defvjp(_forward, _backward)
 
 
+def _on_mesh(how: _How, compute: Callable, gradients: int) -> Callable:
+    """Returns `compute` for whole arrays: run by each device on its part of them."""
+    layout = how.layout
+
+    def cast(x_BTD, head_DV, target_BT, weight_BT):
+        # Before it is fetched from other devices: half as many bytes in bfloat16.
+        return run(x_BTD, head_DV.astype(x_BTD.dtype), target_BT, weight_BT)
+
+    if layout is None:
+        run = functools.partial(compute, how)
+        return cast
+    x, tokens = layout.spec("batch", "sequence", None), layout.spec("batch", "sequence")
+    outputs = ((layout.spec(), layout.spec()), x, layout.spec("embed", "vocab"))
+    run = jax.shard_map(
+        functools.partial(compute, how),
+        mesh=layout.mesh,
+        in_specs=(x, layout.spec(None, "vocab"), tokens, tokens),
+        out_specs=outputs if gradients else outputs[0],
+        check_vma=False,  # The gradients are made here, not derived from this function.
+    )
+    return cast
+
+
+def _sums_of_chunks(
+    how: _How, x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, weight_BT: jax.Array
+) -> tuple[jax.Array, Sums]:
+    """Returns the loss and the sums over all devices' tokens."""
+    B, T = target_BT.shape
+    C, padded_T = _cuts(B, T, how.chunk)
+    x_BTD, target_BT = _pad(x_BTD, padded_T), _pad(target_BT, padded_T)
+    weight_BT = _pad(weight_BT, padded_T)
+
+    def step(totals, start):
+        logit_BCV = _logits(_cut(x_BTD, start, C), head_DV)
+        target_BC, weight_BC = _cut(target_BT, start, C), _cut(weight_BT, start, C)
+        new, _ = _chunk_sums(how, logit_BCV, target_BC, weight_BC)
+        return jax.tree.map(jnp.add, totals, new), None
+
+    totals, _ = lax.scan(step, _zero_sums(), jnp.arange(0, padded_T, C))
+    return _finish(how, totals, weight_BT)
+
+
+def _sums_and_gradients(
+    how: _How, x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, weight_BT: jax.Array
+):
+    """Returns the sums, dx of this device's tokens, and its part of dhead over all tokens."""
+    B, T = target_BT.shape
+    C, padded_T = _cuts(B, T, how.chunk)
+    x_BTD, target_BT = _pad(x_BTD, padded_T), _pad(target_BT, padded_T)
+    weight_BT = _pad(weight_BT, padded_T)
+
+    def step(carry, start):
+        totals, dx_BTD, dhead_DV = carry
+        x_BCD = _cut(x_BTD, start, C)
+        target_BC, weight_BC = _cut(target_BT, start, C), _cut(weight_BT, start, C)
+        logit_BCV = _logits(x_BCD, head_DV)
+        new, log_z_BC = _chunk_sums(how, logit_BCV, target_BC, weight_BC)
+        dlogit_BCV = _dlogits(how, logit_BCV, log_z_BC, target_BC, weight_BC)
+        dlogit_BCV = dlogit_BCV.astype(x_BCD.dtype)
+        dx_BCD = jnp.einsum("BCV,DV->BCD", dlogit_BCV, head_DV, preferred_element_type=jnp.float32)
+        add_DV = jnp.einsum("BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32)
+        dx_BTD = _put(dx_BTD, _psum(dx_BCD, how.vocab_axes), start)
+        return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV + add_DV), None
+
+    zeros = _zero_sums(), jnp.zeros_like(x_BTD), jnp.zeros(head_DV.shape, jnp.float32)
+    (totals, dx_BTD, dhead_DV), _ = lax.scan(step, zeros, jnp.arange(0, padded_T, C))
+    return _finish(how, totals, weight_BT), dx_BTD[:, :T], _sum_of_head(how, dhead_DV)
+
+
 def _chunk_sums(
-    logit_BCV: jax.Array, target_BC: jax.Array, weight_BC: jax.Array, z_loss: float
+    how: _How, logit_BCV: jax.Array, target_BC: jax.Array, weight_BC: jax.Array
 ) -> tuple[tuple[jax.Array, Sums], jax.Array]:
     """Returns (loss, sums) of one chunk, and log Z [B, C]."""
-    max_BC = logit_BCV.max(axis=-1)
-    log_z_BC = max_BC + jnp.log(jnp.exp(logit_BCV - max_BC[..., None]).sum(axis=-1))
-    target_logit_BC = _of_target(logit_BCV, target_BC)
-    z_loss_BC = z_loss * weight_BC * log_z_BC**2
+    axes = how.vocab_axes
+    max_BC = _pmax(logit_BCV.max(axis=-1), axes)
+    log_z_BC = max_BC + jnp.log(_psum(jnp.exp(logit_BCV - max_BC[..., None]).sum(axis=-1), axes))
+    target_logit_BC = _psum(_of_target(how, logit_BCV, target_BC), axes)
+    z_loss_BC = how.z_loss * weight_BC * log_z_BC**2
     loss = (weight_BC * (log_z_BC - target_logit_BC) + z_loss_BC).sum()
     correct = jnp.where(target_logit_BC == max_BC, weight_BC, 0.0).sum()
     return (loss, {"correct": correct, "z_loss": z_loss_BC.sum()}), log_z_BC
 
 
 def _dlogits(
+    how: _How,
     logit_BCV: jax.Array,
     log_z_BC: jax.Array,
     target_BC: jax.Array,
     weight_BC: jax.Array,
-    z_loss: float,
 ) -> jax.Array:
     """Returns weight * ((1 + 2 z_loss log Z) softmax(logit) - onehot(target))."""
     probability_BCV = jnp.exp(logit_BCV - log_z_BC[..., None])
-    pull_BC = weight_BC * (1 + 2 * z_loss * log_z_BC)
-    hit_BCV = jnp.arange(logit_BCV.shape[-1])[None, None] == target_BC[..., None]
+    pull_BC = weight_BC * (1 + 2 * how.z_loss * log_z_BC)
+    hit_BCV = _vocabulary(how, logit_BCV)[None, None] == target_BC[..., None]
     return probability_BCV * pull_BC[..., None] - jnp.where(hit_BCV, weight_BC[..., None], 0.0)
+
+
+def _of_target(how: _How, logit_BCV: jax.Array, target_BC: jax.Array) -> jax.Array:
+    """Returns the logit of each target, 0 where another device has it."""
+    V = logit_BCV.shape[-1]
+    column_BC = target_BC - _vocabulary(how, logit_BCV)[0]
+    here_BC = (column_BC >= 0) & (column_BC < V)
+    column_BC = jnp.where(here_BC, column_BC, 0)
+    found_BC = jnp.take_along_axis(logit_BCV, column_BC[..., None], axis=-1)[..., 0]
+    return jnp.where(here_BC, found_BC, 0.0)
+
+
+def _vocabulary(how: _How, logit_BCV: jax.Array) -> jax.Array:
+    """Returns the ids i32 [V] of this device's columns."""
+    V = logit_BCV.shape[-1]
+    first = lax.axis_index(how.vocab_axes) * V if how.vocab_axes else 0
+    return jnp.arange(V) + first
+
+
+def _finish(how: _How, totals: tuple[jax.Array, Sums], weight_BT: jax.Array):
+    """Returns (loss, sums) over all devices."""
+    loss, sums = totals
+    out = loss, sums | {"weight": weight_BT.sum()}
+    if how.layout is None:
+        return out
+    axes = how.layout.axes("batch") + how.layout.axes("sequence")
+    return jax.tree.map(lambda total: _psum(total, axes), out)
+
+
+def _sum_of_head(how: _How, dhead_DV: jax.Array) -> jax.Array:
+    """Returns this device's rows of the gradient over all devices' tokens."""
+    if how.layout is None:
+        return dhead_DV
+    tokens = how.layout.axes("batch") + how.layout.axes("sequence")
+    rows = how.layout.axes("embed")
+    dhead_DV = _psum(dhead_DV, tuple(axis for axis in tokens if axis not in rows))
+    return lax.psum_scatter(dhead_DV, rows, tiled=True) if rows else dhead_DV
+
+
+def _psum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return lax.psum(x, axes) if axes else x
+
+
+def _pmax(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return lax.pmax(x, axes) if axes else x
 
 
 def _logits(x_BCD: jax.Array, head_DV: jax.Array) -> jax.Array:
     return jnp.einsum("BCD,DV->BCV", x_BCD, head_DV, preferred_element_type=jnp.float32)
-
-
-def _of_target(logit_BCV: jax.Array, target_BC: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(logit_BCV, target_BC[..., None], axis=-1)[..., 0]
 
 
 def _zero_sums() -> tuple[jax.Array, Sums]:

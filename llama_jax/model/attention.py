@@ -13,14 +13,17 @@ from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.kernels.attention import api
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import cache as kv
-from llama_jax.model import rope
+from llama_jax.model import rope, split_attention
 from llama_jax.model.linear import Linear
+from llama_jax.sharding.layout import Layout
 
 
 class Attention(nnx.Module):
     """o(attention(rotate(q(x)), rotate(k(x)), v(x)))."""
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, layout: Layout | None, rngs: nnx.Rngs
+    ):
         D = (config.embed,)
         q_heads, kv_heads = (config.heads, config.head_dim), (config.kv_heads, config.head_dim)
         linear = partial(
@@ -34,7 +37,7 @@ class Attention(nnx.Module):
         self.k = linear(D, kv_heads)
         self.v = linear(D, kv_heads)
         self.o = linear(q_heads, D)
-        self.impl, self.chunk = compute.attention, compute.attention_chunk
+        self.compute, self.layout = compute, layout
 
     def __call__(
         self,
@@ -52,5 +55,14 @@ class Attention(nnx.Module):
             k_BSKH, v_BSKH = kv.write(cache[0], k_BSKH, length), kv.write(cache[1], v_BSKH, length)
             cache = (k_BSKH, v_BSKH)
             k_BSKH, v_BSKH = k_BSKH.astype(q_BTNH.dtype), v_BSKH.astype(q_BTNH.dtype)
-        out_BTNH = api.attention(q_BTNH, k_BSKH, v_BSKH, mask, self.impl, self.chunk)
-        return self.o(out_BTNH), cache
+        return self.o(self._attend(q_BTNH, k_BSKH, v_BSKH, mask)), cache
+
+    def _attend(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask
+    ) -> jax.Array:
+        if self.layout is not None:
+            return split_attention.attention(
+                self.layout, self.compute, q_BTNH, k_BSKH, v_BSKH, mask
+            )
+        impl, chunk = self.compute.attention, self.compute.attention_chunk
+        return api.attention(q_BTNH, k_BSKH, v_BSKH, mask, impl, chunk)

@@ -15,49 +15,59 @@ from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import dropout, rope
 from llama_jax.model.attention import Attention
 from llama_jax.model.cache import KVCache
+from llama_jax.model.embedding import Embed
 from llama_jax.model.linear import Linear
 from llama_jax.model.mlp import MLP
 from llama_jax.model.norm import RMSNorm
 from llama_jax.model.remat import remat
+from llama_jax.sharding.layout import Layout, constrain
 
 Params = dict[str, Any]
-
-
-class Embed(nnx.Module):
-    """One learned vector per token."""
-
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, rngs: nnx.Rngs):
-        shape = (config.vocab, config.embed)
-        table = config.init_std * jax.random.normal(rngs.params(), shape, jnp.float32)
-        self.embedding = nnx.Param(table.astype(dtype))
 
 
 class Block(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, compute: ComputeConfig, layout: Layout | None, rngs: nnx.Rngs
+    ):
         dtype = jnp.dtype(compute.param_dtype)
+        self.layout = layout
         self.attention_norm = RMSNorm(config.embed, config.norm_eps, dtype)
-        self.attention = Attention(config, compute, rngs)
+        self.attention = Attention(config, compute, layout, rngs)
         self.mlp_norm = RMSNorm(config.embed, config.norm_eps, dtype)
-        self.mlp = MLP(config, dtype, rngs)
+        self.mlp = MLP(config, dtype, layout, rngs)
 
     def __call__(self, x_BTD, cos_sin, mask, cache, length, drop):
         """Returns [B, T, D] and this layer's part of the cache; `drop` acts on both branches."""
         branch_BTD, cache = self.attention(self.attention_norm(x_BTD), cos_sin, mask, cache, length)
-        x_BTD = x_BTD + drop(branch_BTD, 0)
-        x_BTD = x_BTD + drop(self.mlp(self.mlp_norm(x_BTD)), 1)
+        x_BTD = self._place(x_BTD + drop(branch_BTD, 0))
+        x_BTD = self._place(x_BTD + drop(self.mlp(self.mlp_norm(x_BTD)), 1))
         return x_BTD, cache
+
+    def _place(self, x_BTD: jax.Array) -> jax.Array:
+        return constrain(self.layout, x_BTD, "batch", "sequence", None)
 
 
 class Llama(nnx.Module):
-    """A decoder with its layers stacked on a leading axis, so that one program serves any depth."""
+    """A decoder with its layers stacked on a leading axis, so that one program serves any depth.
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+    With a layout it computes on a mesh. Where that splits sequences, `hidden` takes rows in the
+    order of `sharding/zigzag.py`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        layout: Layout | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
         dtype = jnp.dtype(compute.param_dtype)
-        self.config, self.compute = config, compute
-        self.embed = Embed(config, dtype, rngs)
-        make_block = nnx.vmap(lambda rngs: Block(config, compute, rngs))
+        self.config, self.compute, self.layout = config, compute, layout
+        self.embed = Embed(config, dtype, layout, rngs)
+        make_block = nnx.vmap(lambda rngs: Block(config, compute, layout, rngs))
         self.layers = make_block(rngs.split(config.layers))
         self.norm = RMSNorm(config.embed, config.norm_eps, dtype)
         if not config.tie_embeddings:
@@ -89,8 +99,7 @@ class Llama(nnx.Module):
                 new token changes the angles of all, and with them every layer's keys.
             dropout_key: Turns `residual_dropout` on.
         """
-        embedding_VD = self.embed.embedding[...].astype(self.compute.dtype)
-        x_BTD = embedding_VD[token_BT]
+        x_BTD = self.embed(token_BT, self.compute.dtype)
         length_B = position_BT.max(axis=1) + 1
         cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
         graph, layers = nnx.split(self.layers)
@@ -141,9 +150,11 @@ def create(config: ModelConfig, compute: ComputeConfig, seed: int) -> Params:
     return split(Llama(config, compute, rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
 
 
-def abstract(config: ModelConfig, compute: ComputeConfig) -> tuple[nnx.GraphDef, Params]:
+def abstract(
+    config: ModelConfig, compute: ComputeConfig, layout: Layout | None = None
+) -> tuple[nnx.GraphDef, Params]:
     """Returns the model without arrays, and the shapes of its parameters; allocates nothing."""
-    model = nnx.eval_shape(lambda: Llama(config, compute, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Llama(config, compute, layout, rngs=nnx.Rngs(0)))
     graph, params = split(model)
     return graph, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
 

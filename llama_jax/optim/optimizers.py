@@ -23,6 +23,7 @@ def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             b2=config.betas[1],
             eps=config.eps,
             weight_decay=config.weight_decay,
+            mu_dtype=config.first_moment_dtype,
             mask=lambda params: decayed(config, params),
         ),
     )

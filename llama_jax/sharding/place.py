@@ -1,14 +1,12 @@
 """Which mesh axes split which array: the dimensions of every parameter, by name."""
 
-import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from llama_jax.config.mesh import ShardingRules
 from llama_jax.core import tree
-from llama_jax.sharding import rules
+from llama_jax.sharding.layout import Layout
 
 # The dimensions of each parameter; those under layers/ have one more in front, which is whole.
 DIMS: dict[str, tuple[str | None, ...]] = {
@@ -42,29 +40,22 @@ def param_dims(name: str) -> tuple[str | None, ...]:
     return ()
 
 
-def shardings(mesh: Mesh, table: ShardingRules, shapes: Any) -> Any:
+def shardings(layout: Layout, shapes: Any) -> Any:
     """Returns the NamedSharding of each leaf of a tree of parameters, moments and scalars.
+
+    Key heads are whole on every device where a mesh has more parts for them than there are.
 
     Raises:
         ValueError: A dimension does not divide evenly over its mesh axes.
     """
 
     def one(name: str, leaf: Any) -> NamedSharding:
-        spec = rules.spec(table, *param_dims(name)) if leaf.ndim else PartitionSpec()
-        _refuse_uneven(name, leaf.shape, spec, mesh)
-        return NamedSharding(mesh, spec)
+        dims = param_dims(name) if leaf.ndim else ()
+        dims = tuple(_split(layout, *pair) for pair in zip(dims, leaf.shape, strict=True))
+        _refuse_uneven(name, leaf.shape, dims, layout)
+        return layout.sharding(*dims)
 
     return tree.map_named(one, shapes)
-
-
-def batch_sharding(mesh: Mesh, table: ShardingRules) -> NamedSharding:
-    """Returns the sharding of [B, T] arrays of a batch."""
-    return NamedSharding(mesh, rules.spec(table, "batch", None))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array that is whole on every device."""
-    return NamedSharding(mesh, PartitionSpec())
 
 
 def with_shardings(shapes: Any, placed: Any) -> Any:
@@ -76,12 +67,19 @@ def with_shardings(shapes: Any, placed: Any) -> Any:
     )
 
 
-def _refuse_uneven(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
-    for size, axes in zip(shape, spec, strict=False):
-        axes = (axes,) if isinstance(axes, str) else axes or ()
-        ways = math.prod(mesh.shape[axis] for axis in axes)
-        if size % ways:
+def _split(layout: Layout, dim: str | None, size: int) -> str | None:
+    if dim == "kv_heads" and layout.ways(dim) % size == 0 and layout.ways(dim) > size:
+        return None
+    return dim
+
+
+def _refuse_uneven(
+    name: str, shape: tuple[int, ...], dims: tuple[str | None, ...], layout: Layout
+) -> None:
+    for size, dim in zip(shape, dims, strict=True):
+        if dim is not None and size % layout.ways(dim):
             raise ValueError(
                 f"{name} has shape {shape}; its dimension of {size} cannot be split over "
-                f"{ways} devices ({', '.join(axes)}). Choose config.mesh axes that divide it."
+                f"{layout.ways(dim)} devices ({', '.join(layout.axes(dim))}). Choose config.mesh "
+                "axes that divide it."
             )

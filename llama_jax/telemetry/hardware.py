@@ -16,33 +16,35 @@ class Chip:
 
     peak_flops: float  # Dense bfloat16 operations per second, without sparsity.
     memory_gib: float  # Nominal high-bandwidth memory.
+    link_bytes: float  # Bytes per second, one way, from one neighbour over the fast links.
 
 
 # NVIDIA: data sheets of H100, H200 and A100 ("without sparsity"); names as nvidia-smi prints them.
 # TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; names as in jax's own table,
 # jax/_src/pallas/mosaic/tpu_info.py. A v4 or v5p device is a whole chip (two cores as one), a TPU7x
-# device is one core: half of the chip's 2307e12 and 192 GiB.
-_V5E = Chip(197e12, 16)
-_V5P = Chip(459e12, 95)
-_V6E = Chip(918e12, 32)
+# device is one core: half of the chip's 2307e12 and 192 GiB. Links: half of NVLink's or PCIe's
+# two-way bandwidth in the same data sheets; one ICI link, scaling-book/hardware.
+_V5E = Chip(197e12, 16, 45e9)
+_V5P = Chip(459e12, 95, 90e9)
+_V6E = Chip(918e12, 32, 90e9)
 CHIPS = {
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 80),
-    "NVIDIA H100 PCIe": Chip(756e12, 80),
-    "NVIDIA H100 NVL": Chip(835e12, 94),
-    "NVIDIA H200": Chip(989e12, 141),
-    "NVIDIA H200 NVL": Chip(835e12, 141),
-    "NVIDIA A100-SXM4-40GB": Chip(312e12, 40),
-    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80),
-    "NVIDIA A100-PCIE-40GB": Chip(312e12, 40),
-    "NVIDIA A100 80GB PCIe": Chip(312e12, 80),
-    "TPU v4": Chip(275e12, 32),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 80, 450e9),
+    "NVIDIA H100 PCIe": Chip(756e12, 80, 64e9),
+    "NVIDIA H100 NVL": Chip(835e12, 94, 300e9),
+    "NVIDIA H200": Chip(989e12, 141, 450e9),
+    "NVIDIA H200 NVL": Chip(835e12, 141, 450e9),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 40, 300e9),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80, 300e9),
+    "NVIDIA A100-PCIE-40GB": Chip(312e12, 40, 32e9),
+    "NVIDIA A100 80GB PCIe": Chip(312e12, 80, 32e9),
+    "TPU v4": Chip(275e12, 32, 45e9),
     "TPU v5 lite": _V5E,
     "TPU v5e": _V5E,
     "TPU v5": _V5P,
     "TPU v5p": _V5P,
     "TPU v6 lite": _V6E,
     "TPU v6e": _V6E,
-    "TPU7x": Chip(1153.5e12, 96),
+    "TPU7x": Chip(1153.5e12, 96, 90e9),
 }
 
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import optax
-from jax.sharding import Mesh
 
 from llama_jax.checkpoint.manager import CheckpointManager
 from llama_jax.config.model import ModelConfig
@@ -13,6 +12,7 @@ from llama_jax.config.train import TrainConfig, too_long
 from llama_jax.converters import weights
 from llama_jax.data.loader import Loader
 from llama_jax.model import llama, vocabulary
+from llama_jax.sharding.layout import Layout
 from llama_jax.training.directory import RunDirectory
 from llama_jax.training.state import TrainState, abstract_state, create_state, with_params
 
@@ -32,7 +32,7 @@ SHAPE = (
 def begin(
     config: TrainConfig,
     optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    layout: Layout,
     directory: RunDirectory,
     loader: Loader,
     checkpoints: CheckpointManager,
@@ -43,7 +43,7 @@ def begin(
         ValueError: The checkpoint or the weights were made with other settings.
         OSError: No checkpoint is good.
     """
-    abstract = abstract_state(config, optimizer, mesh)
+    abstract = abstract_state(config, optimizer, layout)
     if checkpoints.found:
         # First the settings: what differs there is said better than by names of arrays.
         if (written := directory.written()) is not None:

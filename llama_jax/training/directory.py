@@ -19,8 +19,8 @@ CONFIG = "config.json"
 # results. What is behind the paths of the data is compared by content.
 FREE = re.compile(
     r"config\.("
-    r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog|distributed"
-    r"|compute\.(attention|attention_chunk|remat)|loss\.chunk"
+    r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog"
+    r"|distributed|compute\.(attention|attention_chunk|context_parallel|remat)|loss\.chunk"
     r"|data\.(threads|prefetch|tokenizer|mixture\.[^.]+\.path)"
     r")[.:]"
 )

@@ -30,4 +30,5 @@ def loss(
         batch.weight_BT,
         chunk=config.chunk,
         z_loss=config.z_loss,
+        layout=model.layout,
     )

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from llama_jax.config.train import TrainConfig
 from llama_jax.model import llama
 from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 
 
 @jax.tree_util.register_dataclass
@@ -26,11 +26,11 @@ class TrainState:
 
 
 def abstract_state(
-    config: TrainConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: TrainConfig, optimizer: optax.GradientTransformation, layout: Layout
 ) -> TrainState:
     """Returns the shapes, dtypes and shardings of a state; allocates nothing."""
     shapes = jax.eval_shape(lambda: _initial(config, optimizer))
-    return place.with_shardings(shapes, place.shardings(mesh, config.sharding, shapes))
+    return place.with_shardings(shapes, place.shardings(layout, shapes))
 
 
 def create_state(

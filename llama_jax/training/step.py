@@ -13,8 +13,10 @@ import optax
 from flax import nnx
 
 from llama_jax.config.train import TrainConfig
-from llama_jax.data.batch import Batch
+from llama_jax.data.batch import Batch, content_hash
 from llama_jax.optim import schedules
+from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.training import pretrain
 from llama_jax.training.state import TrainState
 
@@ -23,13 +25,16 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(
-    config: TrainConfig, graph: nnx.GraphDef, optimizer: optax.GradientTransformation
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    layout: Layout,
 ) -> Step:
     """Returns the function (state, batch) -> (state, metrics) of one step, ready for jit."""
     schedule = schedules.learning_rate(config.optim, config.steps)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        grads, sums = _gradients(config, graph, state, batch)
+        grads, sums = gradients(config, graph, layout, state, batch)
         loss = (sums["loss"] - sums["z_loss"]) / sums["weight"]
         grad_norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(sums["loss"] / sums["weight"]) & jnp.isfinite(grad_norm)
@@ -41,6 +46,7 @@ def make_step(
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
             "skipped": 1 - is_finite.astype(jnp.int32),
+            "batch_hash": content_hash(batch),
         }
         state = _update(optimizer, state, grads, is_finite)
         return state, metrics | {"skipped_in_a_row": state.skipped_in_a_row}
@@ -53,24 +59,29 @@ def compile_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     state: TrainState,
-    rows: jax.sharding.Sharding,
+    layout: Layout,
 ) -> Step:
     """Returns the compiled step for states like `state`, which it overwrites, and for batches.
 
     Compiled ahead of the first call, so that compilation is neither timed nor watched as a step.
     """
     shape = (config.data.batch_size, config.data.sequence_length)
+    rows = layout.sharding("batch", "sequence")
     ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
     weight = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
     batch = Batch(ids, ids, ids, ids, weight)  # type: ignore[arg-type]
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(
-        make_step(config, graph, optimizer), donate_argnums=0, out_shardings=(shardings, None)
+        make_step(config, graph, optimizer, layout),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
     )
     return step.lower(state, batch).compile()
 
 
-def _gradients(config: TrainConfig, graph: nnx.GraphDef, state: TrainState, batch: Batch):
+def gradients(
+    config: TrainConfig, graph: nnx.GraphDef, layout: Layout, state: TrainState, batch: Batch
+):
     """Returns the gradient of the mean loss over all target tokens, and the sums behind it."""
     key = None
     if config.model.residual_dropout:
@@ -80,6 +91,8 @@ def _gradients(config: TrainConfig, graph: nnx.GraphDef, state: TrainState, batc
     def micro(params, rows: Batch, index):
         micro_key = None if key is None else jax.random.fold_in(key, index)
         (loss_sum, sums), grads = loss_fn(params, rows, micro_key)
+        # Split like their parameters at once: no device holds the gradients of a whole layer.
+        grads = jax.lax.with_sharding_constraint(grads, place.shardings(layout, grads))
         return grads, sums | {"loss": loss_sum}
 
     if config.accumulate == 1:

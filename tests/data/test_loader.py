@@ -7,25 +7,29 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from llama_jax.config.data import DataConfig, SourceConfig, TextConfig
+from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.core.errors import DataError
 from llama_jax.data import preparation
+from llama_jax.data.batch import content_hash
 from llama_jax.data.held_out import held_out_batches
 from llama_jax.data.loader import Loader, fingerprint_differences
 from llama_jax.data.packing import PackedSource
 from llama_jax.data.preparation import open_source
+from llama_jax.sharding import zigzag
+from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.mesh import make_mesh
 
 LENGTH, ROWS = 16, 8
 
 
-def sharding(devices=1, split=("batch",)):
-    shape = (devices // 2, 2) if len(split) == 2 else (devices,)
-    mesh = Mesh(np.array(jax.devices()[:devices]).reshape(shape), split)
-    return NamedSharding(mesh, PartitionSpec(*split))
+def layout(devices=1, context=1):
+    mesh = make_mesh(MeshConfig(context=context), jax.devices()[:devices])
+    return Layout(mesh, ShardingRules())
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def config(tmp_path, write_jsonl, sentences):
 def load(config, tokenizer, tmp_path):
     def make(placing=None, seed=0, **changes):
         changed = dataclasses.replace(config, **changes)
-        return Loader(changed, seed, tokenizer, tmp_path / "cache", placing or sharding())
+        return Loader(changed, seed, tokenizer, tmp_path / "cache", placing or layout())
 
     return make
 
@@ -88,19 +92,30 @@ def test_slow_reading_changes_nothing(load, monkeypatch):
     same(take(load(threads=8, prefetch=8), 8), expected)
 
 
-@pytest.mark.parametrize(
-    "placing", [(2, ("batch",)), (8, ("batch",)), (8, ("batch", "context"))], ids=str
-)
-def test_sharding_changes_nothing(load, placing):
-    loader = load(sharding(*placing))
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_mesh_changes_nothing(load, devices):
+    loader = load(layout(devices))
     same(take(loader, 6), take(load(), 6))
-    batch = next(loader.batches())
-    assert all(leaf.sharding == sharding(*placing) for leaf in jax.tree.leaves(batch))
+    wanted = layout(devices).sharding("batch", "sequence")
+    assert all(leaf.sharding == wanted for leaf in jax.tree.leaves(next(loader.batches())))
+
+
+def test_split_sequences_are_stored_in_zigzag_order(load):
+    loader = load(layout(8, context=4))
+    order = zigzag.order(LENGTH, 4)
+    expected = [jax.tree.map(lambda leaf: leaf[:, order], batch) for batch in take(load(), 6)]
+    same(take(loader, 6), expected)
+    token_BT = next(loader.batches()).token_BT
+    assert token_BT.sharding == layout(8, context=4).sharding("batch", "sequence")
+    assert token_BT.addressable_shards[0].data.shape == (ROWS // 2, LENGTH // 4)
 
 
 def test_a_process_reads_only_the_rows_of_its_devices(load):
     class Half:
-        """A sharding as the second of two processes sees it."""
+        """A layout as the second of two processes sees it."""
+
+        def sharding(self, *dims):
+            return self
 
         def addressable_devices_indices_map(self, shape):
             return {"a": (slice(4, 6), slice(None)), "b": (slice(6, 8), slice(None))}
@@ -108,6 +123,19 @@ def test_a_process_reads_only_the_rows_of_its_devices(load):
     loader, whole = load(Half()), take(load(), 3)
     for step, batch in enumerate(whole):
         same([loader._read(step)], [jax.tree.map(lambda leaf: leaf[4:], batch)])
+
+
+def test_the_hash_of_a_batch_tells_batches_and_rows_apart_on_any_mesh(load):
+    batches = [load(placing) for placing in (layout(), layout(8), layout(8, context=4))]
+    several = [itertools.islice(loader.batches(), 4) for loader in batches]
+    hashes = [[int(content_hash(batch)) for batch in four] for four in several]
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert len(set(hashes[0])) == 4
+    [batch] = take(load(), 1)
+    swapped = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf)[jnp.array([1, 0, *range(2, ROWS)])], batch
+    )
+    assert int(content_hash(swapped)) != hashes[0][0]
 
 
 def test_every_row_of_every_source_is_read_once_per_epoch(load):
@@ -140,7 +168,7 @@ def test_without_shuffling_rows_are_read_in_order(load, config, tokenizer, tmp_p
 
 def test_batches_need_no_implicit_transfer(load):
     with jax.transfer_guard("disallow"):
-        batch = next(load(sharding(8)).batches())
+        batch = next(load(layout(8)).batches())
     assert [leaf.dtype.name for leaf in jax.tree.leaves(batch)] == ["int32"] * 4 + ["float32"]
 
 
@@ -169,7 +197,7 @@ def test_an_error_in_a_reading_thread_reaches_the_caller(load, monkeypatch):
 
 def test_the_fingerprint_names_what_changed_and_ignores_speed(load, config, tmp_path, write_jsonl):
     old = json.loads(json.dumps(load().fingerprint))
-    assert fingerprint_differences(old, load(sharding(8), threads=1, prefetch=0).fingerprint) == []
+    assert fingerprint_differences(old, load(layout(8), threads=1, prefetch=0).fingerprint) == []
 
     def changed(**settings):
         lines = fingerprint_differences(old, load(**settings).fingerprint)
@@ -227,7 +255,7 @@ def test_two_processes_may_tokenise_at_once(config, tokenizer, tmp_path, monkeyp
 
 def test_settings_that_do_not_fit_are_errors(load, config, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="a batch of 6 rows of 16 tokens does not divide"):
-        load(sharding(8), batch_size=6)
+        load(layout(8), batch_size=6)
     with pytest.raises(ValueError, match="one row of sequence_length 100000 needs 100001"):
         load(sequence_length=100_000)
     prepared = open_source(config.mixture["books"], config.text, tokenizer, tmp_path / "cache")
@@ -250,13 +278,13 @@ def held_out(config, tokenizer, tmp_path, rows, placing=None):
             rows=rows,
             batch_size=ROWS,
             cache=tmp_path / "cache",
-            sharding=placing or sharding(),
+            layout=placing or layout(),
         )
     )
 
 
 def test_held_out_rows_are_the_first_in_order_and_the_rest_is_padding(config, tokenizer, tmp_path):
-    first, second = held_out(config, tokenizer, tmp_path, rows=11, placing=sharding(8))
+    first, second = held_out(config, tokenizer, tmp_path, rows=11, placing=layout(8))
     store = open_source(config.mixture["books"], config.text, tokenizer, tmp_path / "cache")
     tokens = np.concatenate([first.token_BT, second.token_BT[:3]])
     np.testing.assert_array_equal(tokens.ravel(), store.read(0, 11 * LENGTH))

@@ -21,6 +21,7 @@ from llama_jax.evaluation import perplexity
 from llama_jax.evaluation.perplexity import Evaluator, Result, make_evaluators, summarise
 from llama_jax.model import llama
 from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 
 T, V, ROWS = 32, 97, 16
@@ -53,20 +54,20 @@ def make_row(rng):
     )
 
 
-def mesh_of(devices):
-    return make_mesh(MeshConfig(), jax.devices()[:devices])
+def layout_of(devices):
+    return Layout(make_mesh(MeshConfig(), jax.devices()[:devices]), ShardingRules())
 
 
 class Fixed:
     """An evaluator of whatever rows it is given; compiled once for all tests."""
 
     def __init__(self, devices=1, batch_size=8):
-        mesh = mesh_of(devices)
-        self.sharding = place.batch_sharding(mesh, ShardingRules())
-        self.whole = partial(place.shardings, mesh, ShardingRules())
+        layout = layout_of(devices)
+        self.sharding = layout.sharding("batch", "sequence")
+        self.whole = partial(place.shardings, layout)
         self.batch_size, self.batches = batch_size, []
-        graph, _ = llama.abstract(MODEL, COMPUTE)
-        self.evaluator = Evaluator("books", CONFIG, graph, lambda: self.batches, self.sharding)
+        graph, _ = llama.abstract(MODEL, COMPUTE, layout)
+        self.evaluator = Evaluator("books", CONFIG, graph, lambda: self.batches, layout)
 
     def run(self, params, rows, show=None):
         rows = rows + [padding(T)] * (-len(rows) % self.batch_size)
@@ -203,18 +204,18 @@ def test_evaluators_read_their_rows_from_the_start_of_a_source(tmp_path):
         batch_size=8,
         buckets=4,
     )
-    graph, _ = llama.abstract(MODEL_OF_BYTES, COMPUTE)
-    sharding = place.batch_sharding(mesh_of(8), ShardingRules())
+    layout = layout_of(8)
     make = partial(
         make_evaluators,
-        graph=graph,
+        model=MODEL_OF_BYTES,
+        compute=COMPUTE,
         text=TextConfig(),
         tokenizer=Bytes(),
         cache=tmp_path / "cache",
-        sharding=sharding,
+        layout=layout,
     )
     params = jax.jit(partial(llama.create, MODEL_OF_BYTES, COMPUTE, 0))()
-    params = jax.device_put(params, place.shardings(sharding.mesh, ShardingRules(), params))
+    params = jax.device_put(params, place.shardings(layout, params))
     evaluators = make({"play": config})
     with jax.transfer_guard("disallow"):
         [first, again] = [evaluators[0].run(params) for _ in range(2)]

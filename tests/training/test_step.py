@@ -10,12 +10,13 @@ from llama_jax.config.mesh import MeshConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.config.optim import OptimConfig
 from llama_jax.config.train import LossConfig, TrainConfig
-from llama_jax.data.batch import Batch
+from llama_jax.data.batch import Batch, place
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
-from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.training import state as states
+from llama_jax.training.parallelism import resolve
 from llama_jax.training.step import compile_step
 
 B, T, V = 8, 16, 64
@@ -49,16 +50,16 @@ def batch_of(seed: int = 0, weight_BT=None) -> Batch:
 
 def run(config: TrainConfig, batches: list[Batch], devices=None):
     """Returns the final state and all metrics."""
-    mesh = make_mesh(config.mesh, devices or jax.devices()[:1])
-    rows = place.batch_sharding(mesh, config.sharding)
+    layout = Layout(make_mesh(config.mesh, devices or jax.devices()[:1]), config.sharding)
+    config = resolve(config, layout)
     optimizer = optimizers.adamw(config.optim, config.steps)
-    graph, _ = llama.abstract(config.model, config.compute)
-    abstract = states.abstract_state(config, optimizer, mesh)
+    graph, _ = llama.abstract(config.model, config.compute, layout)
+    abstract = states.abstract_state(config, optimizer, layout)
     state = states.create_state(config, optimizer, abstract)
-    step = compile_step(config, graph, optimizer, state, rows)
+    step = compile_step(config, graph, optimizer, state, layout)
     metrics = []
     for batch in batches:
-        state, scalars = step(state, jax.device_put(batch, rows))
+        state, scalars = step(state, place(batch, np.arange(B), (B, T), layout))
         metrics.append(jax.device_get(scalars))
     return jax.device_get(state), metrics
 
@@ -95,9 +96,9 @@ def test_eight_devices_equal_one(mesh):
 
 
 def test_parameters_and_moments_are_split_over_devices():
-    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices())
+    layout = Layout(make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()), CONFIG.sharding)
     optimizer = optimizers.adamw(CONFIG.optim, CONFIG.steps)
-    abstract = states.abstract_state(CONFIG, optimizer, mesh)
+    abstract = states.abstract_state(CONFIG, optimizer, layout)
     state = states.create_state(CONFIG, optimizer, abstract)
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     here = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))

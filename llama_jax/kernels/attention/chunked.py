@@ -42,6 +42,24 @@ def attention(
     return _forward(chunk, q_BTNH, k_BSKH, v_BSKH, mask)[0]
 
 
+def _forward(chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask):
+    out_BTNH, log_sum_BKGT = forward(chunk, q_BTNH, k_BSKH, v_BSKH, mask)
+    # Named, so that a remat policy can keep both and the backward pass skips this function.
+    out_BTNH = checkpoint_name(out_BTNH.astype(q_BTNH.dtype), "attention_out")
+    log_sum_BKGT = checkpoint_name(log_sum_BKGT, "attention_lse")
+    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT)
+
+
+def _backward(chunk: int, saved, grad_BTNH: jax.Array):
+    q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT = saved
+    inputs = q_BTNH, k_BSKH, v_BSKH
+    grads = backward(chunk, *inputs, mask, out_BTNH, log_sum_BKGT, grad_BTNH)
+    return *(grad.astype(x.dtype) for grad, x in zip(grads, inputs, strict=True)), None
+
+
+attention.defvjp(_forward, _backward)
+
+
 def tiling(chunk: int, T: int, S: int, mask: Mask) -> Tiling:
     """Returns tiles of at most chunk**2 scores; one query (decoding) meets chunk**2 keys."""
     P = _even(T, chunk)
@@ -61,7 +79,13 @@ def _even(length: int, most: int) -> int:
     return -(-length // parts)
 
 
-def _forward(chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask):
+def forward(
+    chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the output f32 [B, T, N, H] and log(sum(exp(score))) f32 [B, K, G, T].
+
+    A row that sees no key has output 0 and LOWEST_MAXIMUM.
+    """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     tiles = tiling(chunk, T, S, mask)
@@ -69,27 +93,28 @@ def _forward(chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array
     padded_mask = mask.pad(tiles.T, tiles.S)
 
     def tile(carry, start):
-        out_BKGTH, max_BKGT, sum_BKGT = carry
         q_start, k_start = start
-        q_BKGPH = _cut(q_BKGTH, q_start, tiles.P, -2)
-        k_BKCH = _cut(k_BKSH, k_start, tiles.C, -2)
-        v_BKCH = _cut(v_BKSH, k_start, tiles.C, -2)
-        score_BKGPC = _scores(q_BKGPH, k_BKCH, padded_mask, start, S)
 
-        old_max_BKGP = _cut(max_BKGT, q_start, tiles.P, -1)
-        max_BKGP = jnp.maximum(old_max_BKGP, score_BKGPC.max(-1))
-        weight_BKGPC = jnp.exp(score_BKGPC - max_BKGP[..., None])
-        shrink_BKGP = jnp.exp(old_max_BKGP - max_BKGP)
-        sum_BKGP = _cut(sum_BKGT, q_start, tiles.P, -1) * shrink_BKGP + weight_BKGPC.sum(-1)
-        add_BKGPH = _product("BKGPC,BKCH->BKGPH", weight_BKGPC.astype(v_BKCH.dtype), v_BKCH)
-        out_BKGPH = _cut(out_BKGTH, q_start, tiles.P, -2) * shrink_BKGP[..., None] + add_BKGPH
-        return (
-            _put(out_BKGTH, out_BKGPH, q_start, -2),
-            _put(max_BKGT, max_BKGP, q_start, -1),
-            _put(sum_BKGT, sum_BKGP, q_start, -1),
+        def add(old):
+            old_out_BKGPH, old_max_BKGP, old_sum_BKGP = old
+            q_BKGPH = _cut(q_BKGTH, q_start, tiles.P, -2)
+            k_BKCH = _cut(k_BKSH, k_start, tiles.C, -2)
+            v_BKCH = _cut(v_BKSH, k_start, tiles.C, -2)
+            score_BKGPC = _scores(q_BKGPH, k_BKCH, padded_mask, start, S)
+            max_BKGP = jnp.maximum(old_max_BKGP, score_BKGPC.max(-1))
+            weight_BKGPC = jnp.exp(score_BKGPC - max_BKGP[..., None])
+            shrink_BKGP = jnp.exp(old_max_BKGP - max_BKGP)
+            sum_BKGP = old_sum_BKGP * shrink_BKGP + weight_BKGPC.sum(-1)
+            add_BKGPH = _product("BKGPC,BKCH->BKGPH", weight_BKGPC.astype(v_BKCH.dtype), v_BKCH)
+            return old_out_BKGPH * shrink_BKGP[..., None] + add_BKGPH, max_BKGP, sum_BKGP
+
+        old = tuple(_cut(a, q_start, tiles.P, dim) for a, dim in zip(carry, dims, strict=True))
+        new = _where_seen(padded_mask, start, tiles, add, old)
+        return tuple(
+            _put(a, part, q_start, dim) for a, part, dim in zip(carry, new, dims, strict=True)
         )
 
-    shape = (B, K, N // K, tiles.T)
+    shape, dims = (B, K, N // K, tiles.T), (-2, -1, -1)
     out_BKGTH, max_BKGT, sum_BKGT = _each(
         tile,
         tiles.starts,
@@ -100,16 +125,24 @@ def _forward(chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array
         ),
     )
     sum_BKGT = jnp.where(sum_BKGT == 0, 1.0, sum_BKGT)
-    out_BTNH = _tokens_first(out_BKGTH / sum_BKGT[..., None], T).astype(q_BTNH.dtype)
-    log_sum_BKGT = max_BKGT + jnp.log(sum_BKGT)
-    # Named, so that a remat policy can keep both and the backward pass skips this function.
-    out_BTNH = checkpoint_name(out_BTNH, "attention_out")
-    log_sum_BKGT = checkpoint_name(log_sum_BKGT, "attention_lse")
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT)
+    out_BTNH = _tokens_first(out_BKGTH / sum_BKGT[..., None], T)
+    return out_BTNH, (max_BKGT + jnp.log(sum_BKGT))[..., :T]
 
 
-def _backward(chunk: int, saved, grad_BTNH: jax.Array):
-    q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT = saved
+def backward(
+    chunk: int,
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask: Mask,
+    out_BTNH: jax.Array,
+    log_sum_BKGT: jax.Array,
+    grad_BTNH: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns what these keys add to the gradients of q, k and v, in float32.
+
+    `out_BTNH` and `log_sum_BKGT` belong to all keys of the row, of which these may be a part.
+    """
     H = q_BTNH.shape[-1]
     T, S = q_BTNH.shape[1], k_BSKH.shape[1]
     tiles = tiling(chunk, T, S, mask)
@@ -117,11 +150,22 @@ def _backward(chunk: int, saved, grad_BTNH: jax.Array):
     out_BKGTH, _, _ = _heads_first(tiles, out_BTNH, k_BSKH, v_BSKH)
     grad_BKGTH, _, _ = _heads_first(tiles, grad_BTNH, k_BSKH, v_BSKH)
     padded_mask = mask.pad(tiles.T, tiles.S)
+    log_sum_BKGT = jnp.pad(log_sum_BKGT, [(0, 0)] * 3 + [(0, tiles.T - T)])
     # The part of each score's gradient that comes from the normalisation: grad . out.
     shared_BKGT = _product("BKGTH,BKGTH->BKGT", grad_BKGTH, out_BKGTH)
 
     def tile(carry, start):
         dq_BKGTH, dk_BKSH, dv_BKSH = carry
+        q_start, k_start = start
+        grads = _where_seen(padded_mask, start, tiles, lambda _: part(start), zero_part)
+        dq_BKGPH, dk_BKCH, dv_BKCH = grads
+        return (
+            _add(dq_BKGTH, dq_BKGPH, q_start),
+            _add(dk_BKSH, dk_BKCH, k_start),
+            _add(dv_BKSH, dv_BKCH, k_start),
+        )
+
+    def part(start):
         q_start, k_start = start
         q_BKGPH = _cut(q_BKGTH, q_start, tiles.P, -2)
         grad_BKGPH = _cut(grad_BKGTH, q_start, tiles.P, -2)
@@ -139,21 +183,23 @@ def _backward(chunk: int, saved, grad_BTNH: jax.Array):
         dq_BKGPH = _product("BKGPC,BKCH->BKGPH", dscore_BKGPC, k_BKCH)
         dk_BKCH = _product("BKGPC,BKGPH->BKCH", dscore_BKGPC, q_BKGPH)
         dv_BKCH = _product("BKGPC,BKGPH->BKCH", weight_BKGPC, grad_BKGPH)
-        return (
-            _add(dq_BKGTH, dq_BKGPH, q_start),
-            _add(dk_BKSH, dk_BKCH, k_start),
-            _add(dv_BKSH, dv_BKCH, k_start),
-        )
+        return dq_BKGPH, dk_BKCH, dv_BKCH
 
+    zero_part = tuple(
+        jnp.zeros((*a.shape[:-2], size, H), jnp.float32)
+        for a, size in ((q_BKGTH, tiles.P), (k_BKSH, tiles.C), (v_BKSH, tiles.C))
+    )
     zeros = tuple(jnp.zeros(a.shape, jnp.float32) for a in (q_BKGTH, k_BKSH, v_BKSH))
     dq_BKGTH, dk_BKSH, dv_BKSH = _each(tile, tiles.starts, zeros)
-    dq_BTNH = _tokens_first(dq_BKGTH * H**-0.5, T).astype(q_BTNH.dtype)
-    dk_BSKH = (dk_BKSH * H**-0.5).swapaxes(1, 2)[:, :S].astype(k_BSKH.dtype)
-    dv_BSKH = dv_BKSH.swapaxes(1, 2)[:, :S].astype(v_BSKH.dtype)
-    return dq_BTNH, dk_BSKH, dv_BSKH, None
+    dq_BTNH = _tokens_first(dq_BKGTH * H**-0.5, T)
+    dk_BSKH = (dk_BKSH * H**-0.5).swapaxes(1, 2)[:, :S]
+    return dq_BTNH, dk_BSKH, dv_BKSH.swapaxes(1, 2)[:, :S]
 
 
-attention.defvjp(_forward, _backward)
+def _where_seen(mask: Mask, start: jax.Array, tiles: Tiling, compute, old):
+    """Returns compute(old), or `old` without computing where the mask's indices hide the tile."""
+    seen = mask.may_see(start[0], start[1], tiles.P, tiles.C)
+    return compute(old) if seen is None else lax.cond(seen, compute, lambda old: old, old)
 
 
 def _scores(

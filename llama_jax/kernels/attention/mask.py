@@ -29,7 +29,8 @@ class Mask:
     """Query t is key q_offset + t; it sees key s where every part that is set allows it.
 
     A pytree. `causal`, `window` and a `q_offset` given as int are static, so kernels can leave
-    out keys that nobody sees; a `q_offset` given as array (decoding) and segments are traced.
+    out keys that nobody sees; a `q_offset` given as array (decoding), segments and indices are
+    traced.
     """
 
     causal: bool = True  # A query sees no later key.
@@ -39,6 +40,10 @@ class Mask:
     # query it sees nothing, as key nobody sees it. Both are set, or neither.
     q_segment_BT: jax.Array | None = None
     k_segment_BS: jax.Array | None = None
+    # Index of each query and key in its row, i32, where they are not 0, 1, 2 ... (a sequence that
+    # is split over devices). Both are set, or neither; then q_offset is 0.
+    q_index_T: jax.Array | None = None
+    k_index_S: jax.Array | None = None
 
     def __post_init__(self):
         if self.window is not None and not self.causal:
@@ -53,6 +58,7 @@ class Mask:
                 "One of q_segment_BT and k_segment_BS is None; segments need both. Where queries "
                 "and keys are the same tokens, Mask.packed(segment_BT) sets both."
             )
+        assert (self.q_index_T is None) == (self.k_index_S is None)
 
     @classmethod
     def packed(cls, segment_BT: jax.Array, window: int | None = None) -> "Mask":
@@ -67,8 +73,7 @@ class Mask:
         self, q_start: int | jax.Array, k_start: int | jax.Array, T: int, S: int
     ) -> jax.Array:
         """Returns rows q_start.. and columns k_start.. of the matrix, bool [B or 1, T, S]."""
-        query_T = jnp.arange(T) + q_start + self.q_offset
-        key_S = jnp.arange(S) + k_start
+        query_T, key_S = self._indices(q_start, k_start, T, S)
         seen_BTS = jnp.ones((1, T, S), bool)
         if self.causal:
             seen_BTS &= (query_T[:, None] >= key_S[None, :])[None]
@@ -83,15 +88,47 @@ class Mask:
 
     def hides(self, q_start: int, k_start: int, T: int, S: int) -> bool:
         """Returns whether the static parts alone make that block all False."""
-        if not isinstance(self.q_offset, int):
+        if not isinstance(self.q_offset, int) or self.q_index_T is not None:
             return False
         first_query = self.q_offset + q_start
         too_late = self.causal and k_start > first_query + T - 1
         too_early = self.window is not None and k_start + S - 1 <= first_query - self.window
         return too_late or too_early
 
+    def may_see(
+        self, q_start: int | jax.Array, k_start: int | jax.Array, T: int, S: int
+    ) -> jax.Array | None:
+        """Returns bool []: False if the indices make that block all False; None without indices."""
+        if self.q_index_T is None or not self.causal:
+            return None
+        query_T, key_S = self._indices(q_start, k_start, T, S)
+        seen = query_T.max() >= key_S.min()
+        if self.window is not None:
+            seen &= query_T.min() < key_S.max() + self.window
+        return seen
+
     def pad(self, T: int, S: int) -> "Mask":
-        """Returns the mask with its segments filled up to T and S tokens with padding."""
+        """Returns the mask filled up to T and S tokens with padding."""
+        return self._pad_indices(T, S)._pad_segments(T, S)
+
+    def _indices(self, q_start, k_start, T: int, S: int) -> tuple[jax.Array, jax.Array]:
+        if self.q_index_T is None or self.k_index_S is None:
+            return jnp.arange(T) + q_start + self.q_offset, jnp.arange(S) + k_start
+        return (
+            lax.dynamic_slice_in_dim(self.q_index_T, q_start, T, 0),
+            lax.dynamic_slice_in_dim(self.k_index_S, k_start, S, 0),
+        )
+
+    def _pad_indices(self, T: int, S: int) -> "Mask":
+        if self.q_index_T is None or self.k_index_S is None:
+            return self
+        return dataclasses.replace(
+            self,
+            q_index_T=jnp.pad(self.q_index_T, (0, T - len(self.q_index_T)), mode="edge"),
+            k_index_S=jnp.pad(self.k_index_S, (0, S - len(self.k_index_S)), mode="edge"),
+        )
+
+    def _pad_segments(self, T: int, S: int) -> "Mask":
         if self.q_segment_BT is None or self.k_segment_BS is None:
             return self
         q_more = ((0, 0), (0, T - self.q_segment_BT.shape[1]))
@@ -112,20 +149,22 @@ class Mask:
 def _flatten(mask: Mask):
     static_offset = mask.q_offset if isinstance(mask.q_offset, int) else None
     traced_offset = mask.q_offset if static_offset is None else None
-    children = (traced_offset, mask.q_segment_BT, mask.k_segment_BS)
-    return children, (mask.causal, mask.window, static_offset)
+    arrays = (mask.q_segment_BT, mask.k_segment_BS, mask.q_index_T, mask.k_index_S)
+    return (traced_offset, *arrays), (mask.causal, mask.window, static_offset)
 
 
 def _unflatten(static, children) -> Mask:
     # Not through __init__: JAX also puts placeholders where the arrays were.
     causal, window, static_offset = static
-    traced_offset, q_segment_BT, k_segment_BS = children
+    traced_offset, q_segment_BT, k_segment_BS, q_index_T, k_index_S = children
     mask = object.__new__(Mask)
     object.__setattr__(mask, "causal", causal)
     object.__setattr__(mask, "window", window)
     object.__setattr__(mask, "q_offset", traced_offset if static_offset is None else static_offset)
     object.__setattr__(mask, "q_segment_BT", q_segment_BT)
     object.__setattr__(mask, "k_segment_BS", k_segment_BS)
+    object.__setattr__(mask, "q_index_T", q_index_T)
+    object.__setattr__(mask, "k_index_S", k_index_S)
     return mask
 
 

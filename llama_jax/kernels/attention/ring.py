@@ -1,0 +1,140 @@
+"""Attention of a sequence that is split over devices: keys and values go round in a ring.
+
+B batch, T this device's tokens, N query heads, K key heads, G = N / K, H head size.
+
+At step r device p holds the keys of device p - r, adds what its queries get from them, and passes
+them on (Liu et al. 2023, https://arxiv.org/abs/2310.01889):
+
+    step      0      1      2      3
+    device 0  k0     k3     k2     k1
+    device 1  k1     k0     k3     k2
+    device 2  k2     k1     k0     k3
+    device 3  k3     k2     k1     k0
+
+A part of the softmax has its own output and log-sum-exp, and two parts merge exactly. In the
+backward pass the gradients of keys and values go round with them, in float32. With tokens in zigzag
+order (sharding/zigzag.py) every step has the same work on every device. Runs inside shard_map; the
+mask's segments and indices are those of this device's tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from llama_jax.kernels.attention import chunked
+from llama_jax.kernels.attention.mask import Mask
+
+Axis = tuple[str, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def attention(
+    axis: Axis,
+    chunk: int,
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    mask: Mask,
+) -> jax.Array:
+    """Returns this device's part of the attention over the whole sequence, [B, T, N, H]."""
+    return _forward(axis, chunk, q_BTNH, k_BTKH, v_BTKH, mask)[0]
+
+
+def _forward(axis: Axis, chunk: int, q_BTNH, k_BTKH, v_BTKH, mask: Mask):
+    def add(sums, keys):
+        k, v, key_mask = keys
+        part = chunked.forward(chunk, q_BTNH, k, v, _with_keys(mask, key_mask))
+        return _merge(sums, part)
+
+    B, T, N, _ = q_BTNH.shape
+    K = k_BTKH.shape[2]
+    zeros = (
+        jnp.zeros(q_BTNH.shape, jnp.float32),
+        jnp.full((B, K, N // K, T), chunked.LOWEST_MAXIMUM, jnp.float32),
+    )
+    keys = (k_BTKH, v_BTKH, _keys_of(mask))
+    out_BTNH, log_sum_BKGT = _round(axis, add, zeros, keys)
+    out_BTNH = checkpoint_name(out_BTNH.astype(q_BTNH.dtype), "attention_out")
+    log_sum_BKGT = checkpoint_name(log_sum_BKGT, "attention_lse")
+    return out_BTNH, (q_BTNH, k_BTKH, v_BTKH, mask, out_BTNH, log_sum_BKGT)
+
+
+def _backward(axis: Axis, chunk: int, saved, grad_BTNH: jax.Array):
+    q_BTNH, k_BTKH, v_BTKH, mask, out_BTNH, log_sum_BKGT = saved
+
+    def part(keys):
+        k, v, key_mask = keys
+        whole = out_BTNH, log_sum_BKGT, grad_BTNH
+        return chunked.backward(chunk, q_BTNH, k, v, _with_keys(mask, key_mask), *whole)
+
+    def step(carry, _):
+        dq_BTNH, dkv, keys = carry
+        next_keys = _pass_on(axis, keys)  # Under way while this step computes.
+        more_dq_BTNH, *more_dkv = part(keys)
+        dkv = _pass_on(axis, jax.tree.map(jnp.add, dkv, tuple(more_dkv)))
+        return (dq_BTNH + more_dq_BTNH, dkv, next_keys), None
+
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), (q_BTNH, (k_BTKH, v_BTKH)))
+    carry = (*zeros, (k_BTKH, v_BTKH, _keys_of(mask)))
+    (dq_BTNH, dkv, keys), _ = lax.scan(step, carry, length=lax.axis_size(axis) - 1)
+    # The last keys stay, and one more pass brings every gradient home.
+    more_dq_BTNH, *more_dkv = part(keys)
+    dk_BTKH, dv_BTKH = _pass_on(axis, jax.tree.map(jnp.add, dkv, tuple(more_dkv)))
+    dtype = q_BTNH.dtype
+    return (
+        (dq_BTNH + more_dq_BTNH).astype(dtype),
+        dk_BTKH.astype(dtype),
+        dv_BTKH.astype(dtype),
+        None,
+    )
+
+
+attention.defvjp(_forward, _backward)
+
+
+def _round(axis: Axis, add: Callable[[Any, Any], Any], sums: Any, keys: Any) -> Any:
+    """Returns the sums after `add(sums, keys)` with the keys of every device."""
+
+    def step(carry, _):
+        sums, keys = carry
+        next_keys = _pass_on(axis, keys)  # Under way while this step computes.
+        return (add(sums, keys), next_keys), None
+
+    (sums, keys), _ = lax.scan(step, (sums, keys), length=lax.axis_size(axis) - 1)
+    return add(sums, keys)
+
+
+def _pass_on(axis: Axis, arrays: Any) -> Any:
+    """Returns what the device before this one holds."""
+    size = lax.axis_size(axis)
+    pairs = [(device, (device + 1) % size) for device in range(size)]
+    return jax.tree.map(lambda a: lax.ppermute(a, axis, pairs), arrays)
+
+
+def _merge(one, other):
+    """Returns (output, log-sum-exp) of two parts of one softmax."""
+    out_BTNH, log_sum_BKGT = one
+    more_BTNH, more_log_sum_BKGT = other
+    both_BKGT = jnp.logaddexp(log_sum_BKGT, more_log_sum_BKGT)
+    share_BTN1 = _tokens_first(jnp.exp(log_sum_BKGT - both_BKGT))
+    more_share_BTN1 = _tokens_first(jnp.exp(more_log_sum_BKGT - both_BKGT))
+    return out_BTNH * share_BTN1 + more_BTNH * more_share_BTN1, both_BKGT
+
+
+def _tokens_first(share_BKGT: jax.Array) -> jax.Array:
+    B, K, G, T = share_BKGT.shape
+    return share_BKGT.transpose(0, 3, 1, 2).reshape(B, T, K * G, 1)
+
+
+def _keys_of(mask: Mask) -> tuple[jax.Array | None, jax.Array | None]:
+    return mask.k_segment_BS, mask.k_index_S
+
+
+def _with_keys(mask: Mask, keys: tuple[jax.Array | None, jax.Array | None]) -> Mask:
+    return dataclasses.replace(mask, k_segment_BS=keys[0], k_index_S=keys[1])

@@ -1,0 +1,98 @@
+"""Settings of one kind that only the mesh can judge: what it refuses, and what "auto" is on it."""
+
+import dataclasses
+
+from llama_jax.config.model import ContextParallel
+from llama_jax.config.train import TrainConfig
+from llama_jax.sharding.layout import Layout
+from llama_jax.telemetry import hardware
+
+# Share of the peak that attention kernels reach on long rows (0.55 on H100: FlashAttention-3,
+# arXiv:2407.08608), which decides how long a step of the ring computes.
+ATTENTION_EFFICIENCY = 0.55
+# The backward pass moves three times the bytes for 2.5 times the operations.
+BACKWARD = 1.2
+
+
+def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
+    """Returns the settings with compute.context_parallel decided, if this mesh can run them.
+
+    Raises:
+        ValueError: It cannot; the message says which settings exclude each other.
+    """
+    parts = layout.ways("sequence")
+    _check_rows(config, layout)
+    method = config.compute.context_parallel
+    if parts == 1:
+        if method != "auto":
+            raise ValueError(
+                f"compute.context_parallel is {method!r} but no sequence is split on this mesh, so "
+                "it has no effect. Set --config.mesh.context, or leave it 'auto'."
+            )
+        return config
+    _check_sequence(config, parts)
+    if method == "auto":
+        kind = layout.mesh.devices.flat[0].device_kind
+        method = _favoured(config, parts, hardware.chip(kind))
+    if method == "ring" and config.compute.attention == "reference":
+        raise ValueError(
+            "compute.context_parallel is 'ring' but compute.attention is 'reference', which "
+            "computes no log-sum-exp to merge parts by. Use --config.compute.attention=chunked, "
+            "or --config.compute.context_parallel=gather."
+        )
+    compute = dataclasses.replace(config.compute, context_parallel=method)
+    return dataclasses.replace(config, compute=compute)
+
+
+def ring_pays(S: int, parts: int, heads: int, kv_heads: int, flops: float, bytes_: float) -> bool:
+    """Returns whether a step of the ring computes longer than the next keys travel.
+
+    Per step and row a device computes 4 (S/P)^2 N H / 2 operations (zigzag: half of its scores are
+    seen) while 4 (S/P) K H bytes of bfloat16 keys and values arrive, so
+
+        S / P > 2 (K / N) flops / bytes
+
+    Args:
+        S: Tokens of a row.
+        parts: P, devices that share it.
+        heads: N, query heads.
+        kv_heads: K, key heads.
+        flops: Operations per second that attention reaches on one device.
+        bytes_: Bytes per second from one neighbour.
+    """
+    return S / parts > BACKWARD * 2 * kv_heads / heads * flops / bytes_
+
+
+def _favoured(config: TrainConfig, parts: int, chip: hardware.Chip | None) -> ContextParallel:
+    """Returns "ring" where its transfers hide behind computation, else "gather"."""
+    if chip is None or config.compute.attention == "reference":
+        return "gather"
+    model, S = config.model, config.data.sequence_length
+    flops = ATTENTION_EFFICIENCY * chip.peak_flops
+    pays = ring_pays(S, parts, model.heads, model.kv_heads, flops, chip.link_bytes)
+    return "ring" if pays else "gather"
+
+
+def _check_rows(config: TrainConfig, layout: Layout) -> None:
+    ways, rows = layout.ways("batch"), config.data.batch_size
+    if rows % (ways * config.accumulate):
+        raise ValueError(
+            f"data.batch_size is {rows}; on this mesh it must be a multiple of {ways} devices that "
+            f"split the batch times accumulate = {config.accumulate}, so that each micro-batch "
+            "has the same number of rows on each of them."
+        )
+
+
+def _check_sequence(config: TrainConfig, parts: int) -> None:
+    length = config.data.sequence_length
+    if length % (2 * parts):
+        raise ValueError(
+            f"data.sequence_length is {length}; split over {parts} devices (mesh.context) it must "
+            f"be a multiple of {2 * parts}: each device holds two equal chunks of every row."
+        )
+    if config.model.residual_dropout:
+        raise ValueError(
+            "model.residual_dropout is set and mesh.context splits sequences: a token would draw "
+            "other zeros than on one device. Set --config.model.residual_dropout=0 or "
+            "--config.mesh.context=1."
+        )

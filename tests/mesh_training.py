@@ -1,0 +1,104 @@
+"""Trains a tiny model on a mesh of simulated devices, to compare with one device."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import numpy as np
+
+from llama_jax.config.data import DataConfig, SourceConfig
+from llama_jax.config.mesh import MeshConfig
+from llama_jax.config.model import ComputeConfig, ModelConfig
+from llama_jax.config.optim import OptimConfig
+from llama_jax.config.train import LossConfig, TrainConfig
+from llama_jax.data.batch import Batch, place
+from llama_jax.model import llama
+from llama_jax.optim import optimizers
+from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.mesh import make_mesh
+from llama_jax.training import state as states
+from llama_jax.training.parallelism import resolve
+from llama_jax.training.step import compile_step, gradients
+
+B, T, V, STEPS = 8, 32, 64, 5
+ONE = MeshConfig(fsdp=1)
+MODEL = ModelConfig(layers=2, embed=32, mlp=64, heads=8, kv_heads=8, head_dim=8, vocab=V, context=T)
+SETTINGS = TrainConfig(
+    workdir="unused",
+    model=MODEL,
+    steps=STEPS,
+    data=DataConfig(
+        tokenizer="unused",
+        mixture={"a": SourceConfig(path="unused")},
+        sequence_length=T,
+        batch_size=B,
+    ),
+    compute=ComputeConfig(dtype="float32", attention_chunk=4),
+    loss=LossConfig(chunk=B * T, z_loss=1e-2),
+    optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+    mesh=ONE,
+)
+
+
+def concat(seed: int) -> Batch:
+    """Rows that run over document ends, with targets of different weight."""
+    rng = np.random.default_rng(seed)
+    token = rng.integers(0, V, (B, T + 1)).astype(np.int32)
+    position = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    weight = rng.integers(0, 3, (B, T)).astype(np.float32)
+    return Batch(token[:, :-1], token[:, 1:], position, np.ones((B, T), np.int32), weight)
+
+
+def segments(seed: int) -> Batch:
+    """Rows of three documents and some padding."""
+    rng = np.random.default_rng(seed)
+    segment, position = np.zeros((2, B, T), np.int32)
+    for row in range(B):
+        cuts = [0, *sorted(rng.choice(np.arange(1, T), 3, replace=False))]
+        for number, (start, stop) in enumerate(itertools.pairwise(cuts), 1):
+            segment[row, start:stop] = number
+            position[row, start:stop] = np.arange(stop - start)
+    batch = concat(seed)
+    weight = batch.weight_BT * (segment > 0)
+    return dataclasses.replace(batch, segment_BT=segment, position_BT=position, weight_BT=weight)
+
+
+BATCHES = {"concat": concat, "segments": segments}
+
+
+class Training:
+    """The compiled training of `config` on its mesh: one device for mesh ONE, else eight."""
+
+    def __init__(self, config: TrainConfig, packing: str = "segments"):
+        devices = jax.devices()[: 1 if config.mesh == ONE else 8]
+        self.layout = Layout(make_mesh(config.mesh, devices), config.sharding)
+        self.config, self._batch = resolve(config, self.layout), BATCHES[packing]
+        self._optimizer = optimizers.adamw(config.optim, config.steps)
+        self._graph, _ = llama.abstract(self.config.model, self.config.compute, self.layout)
+        abstract = states.abstract_state(self.config, self._optimizer, self.layout)
+        self._state = states.create_state(self.config, self._optimizer, abstract)
+
+    def batch(self, seed: int) -> Batch:
+        """Returns a batch on the devices."""
+        return place(self._batch(seed), np.arange(B), (B, T), self.layout)
+
+    def first_gradients(self):
+        """Returns the gradients before the first step."""
+        compute = functools.partial(gradients, self.config, self._graph, self.layout)
+        return jax.device_get(jax.jit(compute)(self._state, self.batch(0))[0])
+
+    def run(self, steps: int = STEPS):
+        """Returns the metrics of each step, and the parameters after the last; call it once."""
+        state = self._state
+        step = compile_step(self.config, self._graph, self._optimizer, state, self.layout)
+        metrics = []
+        for seed in range(steps):
+            state, scalars = step(state, self.batch(seed))
+            metrics.append(jax.device_get(scalars))
+        return metrics, jax.device_get(state.params)
+
+
+def assert_close(got, want, atol: float = 1e-6):
+    """Compares trees to 1e-5."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=atol), got, want)

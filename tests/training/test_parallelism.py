@@ -1,0 +1,87 @@
+"""What a mesh refuses, and what "auto" is on it."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from mesh_training import SETTINGS
+
+from llama_jax.config.mesh import MeshConfig
+from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.mesh import make_mesh
+from llama_jax.telemetry import hardware
+from llama_jax.training import parallelism
+from llama_jax.training.parallelism import resolve, ring_pays
+
+
+def resolved(context=4, **changes):
+    config = dataclasses.replace(SETTINGS, mesh=MeshConfig(context=context), **changes)
+    layout = Layout(make_mesh(config.mesh, jax.devices()), config.sharding)
+    return resolve(config, layout)
+
+
+def compute(**changes):
+    return dataclasses.replace(SETTINGS.compute, **changes)
+
+
+def test_without_a_split_sequence_nothing_changes():
+    config = resolved(context=1)
+    assert config.compute.context_parallel == "auto"
+
+
+def test_an_unknown_chip_gathers():
+    assert resolved().compute.context_parallel == "gather"
+
+
+def test_a_method_that_was_asked_for_stays():
+    assert resolved(compute=compute(context_parallel="ring")).compute.context_parallel == "ring"
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "shortest"),
+    [(32, 32, 2901), (64, 8, 362)],  # 2.4 (K / N) 0.55 * 989e12 / 450e9
+)
+def test_the_ring_pays_on_an_h100_from_this_length_per_device(heads, kv_heads, shortest):
+    chip = hardware.chip("NVIDIA H100 80GB HBM3")
+    flops = parallelism.ATTENTION_EFFICIENCY * chip.peak_flops
+    for tokens, pays in ((shortest, False), (shortest + 1, True)):
+        assert ring_pays(8 * tokens, 8, heads, kv_heads, flops, chip.link_bytes) is pays
+
+
+def test_auto_follows_the_formula(monkeypatch):
+    slow, fast = hardware.Chip(1e12, 16, 1e9), hardware.Chip(1e12, 16, math.inf)
+    for chip, method in ((slow, "gather"), (fast, "ring")):
+        monkeypatch.setattr(hardware, "chip", lambda kind, chip=chip: chip)
+        assert resolved().compute.context_parallel == method
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"context": 1, "compute": compute(context_parallel="ring")},
+            "compute.context_parallel is 'ring' but no sequence is split",
+        ),
+        (
+            {"compute": compute(context_parallel="ring", attention="reference")},
+            "compute.context_parallel is 'ring' but compute.attention is 'reference'",
+        ),
+        (
+            {"data": dataclasses.replace(SETTINGS.data, sequence_length=28)},
+            r"data.sequence_length is 28; .* a multiple of 8",
+        ),
+        (
+            {"model": dataclasses.replace(SETTINGS.model, residual_dropout=0.1)},
+            "model.residual_dropout is set and mesh.context splits",
+        ),
+        ({"accumulate": 8}, r"data.batch_size is 8; .* 2 devices .* accumulate = 8"),
+        (
+            {"context": 1, "data": dataclasses.replace(SETTINGS.data, batch_size=12)},
+            "data.batch_size is 12; on this mesh it must be a multiple of 8 devices",
+        ),
+    ],
+)
+def test_what_a_mesh_cannot_run_is_refused_in_one_sentence(changes, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        resolved(**changes)

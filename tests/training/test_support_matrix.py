@@ -1,0 +1,100 @@
+"""The tables of sharding/README.md, cell by cell."""
+
+import dataclasses
+import functools
+import pathlib
+
+import pytest
+from mesh_training import SETTINGS, Training, assert_close
+
+from llama_jax.config.mesh import MeshConfig
+
+README = pathlib.Path(__file__).parents[2] / "llama_jax/sharding/README.md"
+STEPS = 3
+MESHES = {
+    "none": MeshConfig(data=2, fsdp=2, tensor=2),
+    "gather": MeshConfig(fsdp=2, context=2, tensor=2),
+    "ring": MeshConfig(fsdp=2, context=2, tensor=2),
+}
+# The mesh splits rows into 4 or 2; 16 tokens per device then are 4 or 8 chunks.
+COLUMNS = {
+    "plain": {},
+    "accumulate": {"accumulate": 2},
+    "loss in chunks": {"loss": dataclasses.replace(SETTINGS.loss, chunk=16)},
+}
+COLUMNS["both"] = COLUMNS["accumulate"] | COLUMNS["loss in chunks"]
+
+
+def table(first: str) -> list[tuple[list[str], list[str]]]:
+    """Returns (head, cells) of each row of the table whose head begins with `first`."""
+    lines = README.read_text().split(f"| {first} |")[1].split("\n\n")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
+    return [([first, *head], row) for row in rows]
+
+
+COMBINATIONS = [
+    (*row[:3], column, cell)
+    for head, row in table("attention")
+    for column, cell in zip(head[3:], row[3:], strict=True)
+]
+MEMORY = [
+    (row[0], method, cell)
+    for head, row in table("what changes memory")
+    for method, cell in zip(head[1:], row[1:], strict=True)
+]
+
+
+def test_the_tables_name_every_combination():
+    keys = {(attention, method, packing) for attention, method, packing, *_ in COMBINATIONS}
+    assert len(keys) == 2 * 3 * 2 and len(COMBINATIONS) == 48 and len(MEMORY) == 21
+    assert {cell for *_, cell in COMBINATIONS + MEMORY} == {"=", "refused"}
+
+
+@functools.cache
+def on_one_device(packing: str, what: str = "plain"):
+    return Training(memory_settings(what), packing).run(STEPS)
+
+
+def memory_settings(what: str, **changes):
+    name, _, value = what.partition(" ")
+    match name:
+        case "remat":
+            part = {"compute": dataclasses.replace(SETTINGS.compute, remat=value)}
+        case "first_moment_dtype":
+            part = {"optim": dataclasses.replace(SETTINGS.optim, first_moment_dtype=value)}
+        case "residual_dropout":
+            part = {"model": dataclasses.replace(SETTINGS.model, residual_dropout=0.2)}
+        case _:
+            part = {}
+    config = dataclasses.replace(SETTINGS, **part)
+    compute = dataclasses.replace(config.compute, **changes.pop("compute", {}))
+    return dataclasses.replace(config, compute=compute, **changes)
+
+
+def check(config, cell: str, packing: str, what: str = "plain"):
+    if cell == "refused":
+        with pytest.raises(ValueError, match=r"^(compute|model)\.\w+ is .*Set|Use"):
+            Training(config)
+        return
+    metrics, params = Training(config, packing).run(STEPS)
+    want_metrics, want_params = on_one_device(packing, what)
+    assert_close(metrics, want_metrics)
+    # Rounding of the gradient may round the bfloat16 moment the other way: 2^-8 of an update.
+    coarse = config.optim.first_moment_dtype == "bfloat16"
+    atol = STEPS * config.optim.learning_rate * 2**-8 if coarse else 1e-5
+    assert_close(params, want_params, atol=atol)
+
+
+@pytest.mark.parametrize(("attention", "method", "packing", "column", "cell"), COMBINATIONS)
+def test_combination(attention, method, packing, column, cell):
+    parallel = "auto" if method == "none" else method
+    compute = {"attention": attention, "context_parallel": parallel}
+    config = memory_settings("plain", compute=compute, mesh=MESHES[method], **COLUMNS[column])
+    check(config, cell, packing)
+
+
+@pytest.mark.parametrize(("what", "method", "cell"), MEMORY)
+def test_memory_setting(what, method, cell):
+    compute = {"context_parallel": "auto" if method == "none" else method}
+    config = memory_settings(what, compute=compute, mesh=MESHES[method])
+    check(config, cell, "segments", what)
