@@ -74,7 +74,9 @@ def values(run: Launched) -> dict[int, float]:
 
 
 def batch_hashes(run: Launched) -> list[int]:
-    return [json.loads(row).get("train/batch_hash") for row in run.rows()]
+    hashes = [json.loads(row)["train/batch_hash"] for row in run.rows()]
+    assert all(type(value) is int for value in hashes)
+    return hashes
 
 
 def assert_near(run: Launched, straight: Launched, relative: float) -> None:
@@ -143,6 +145,16 @@ def test_a_run_moves_between_meshes(run, straight):
     assert run.steps()[-1] == run.logged() < STEPS
     run.train(2, 2, *flags, "--config.mesh.tensor=2", "--config.mesh.fsdp=2")
     assert_near(run, straight, 1e-5)
+
+
+def test_a_sequence_is_split_over_processes(run):
+    flags = (*FLAGS, "--config.model.residual_dropout=0", "--config.checkpoint.every=100")
+    run.train(1, 4, *flags)
+    whole, hashes = values(run), batch_hashes(run)
+    shutil.rmtree(run.workdir)
+    run.train(2, 2, *flags, "--config.mesh.context=4", "--config.mesh.fsdp=1")
+    assert values(run) == pytest.approx(whole, rel=1e-5)
+    assert batch_hashes(run) == hashes
 
 
 def test_sigterm_to_one_of_two_saves_the_same_step_in_both(run, straight):
