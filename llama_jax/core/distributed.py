@@ -108,8 +108,6 @@ def joined(start_seconds: float, silence_seconds: float) -> Iterator[Processes]:
         _hold_aborts()
         _initialize_jax(cluster, member.jax_address, start_seconds, silence_seconds)
         yield member
-        member.exchange("the end", None)
-        jax.distributed.shutdown()
         member.leave()
     except BaseException as error:
         member.fail(error)
@@ -160,8 +158,11 @@ class Member:
         self._say_end(errors.EXIT_RETRY, why, stuck=True)
 
     def leave(self) -> None:
-        """Parts from the others, who have finished too."""
-        self._is_leaving = True
+        """Parts from the others when all have finished."""
+        self.exchange("the end", None)
+        self._is_leaving = True  # From here on nobody is missed.
+        if jax.distributed.is_initialized():
+            jax.distributed.shutdown()
         self._connection.send({"bye": 0})
         if self._hub is not None:
             self._hub.wait(FAREWELL)
@@ -285,5 +286,6 @@ def _initialize_jax(
         initialization_timeout=int(start_seconds),
         # Ours comes first: JAX would abort without saying who is missing.
         heartbeat_timeout_seconds=int(max(100, 4 * silence_seconds)),
+        shutdown_timeout_seconds=60,
         coordinator_bind_address=address if is_loopback(cluster.host) else None,
     )

@@ -170,7 +170,10 @@ class Hub:
             guest.is_done = True
 
     def _greet(self, guest: Guest, message: dict[str, Any]) -> None:
-        process, of, name = message["hello"], message["of"], message["name"]
+        process, of, name = (message.get(key) for key in ("hello", "of", "name"))
+        if not (isinstance(process, int) and isinstance(of, int) and isinstance(name, str)):
+            self._part_from(guest)
+            return
         refusal = ""
         if of != self._count:
             refusal = (

@@ -166,9 +166,16 @@ def test_silence_ends_all_but_work_does_not(members):
     assert "process 1 (pid" in two[0].why and "silent for 1 seconds" in two[0].why
 
 
+NOISE = (
+    b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00\xff" * 50, b"[]\n", b'{"tell": "x"}\n',
+    b'{"hello": 1}\n', b'{"hello": [], "of": 2, "name": "x"}\n',
+    b'{"hello": 1, "of": 2, "name": 3}\n',
+)  # fmt: skip
+
+
 def test_strangers_at_the_port_disturb_nobody(port):
     first = member(port, 0, 2)
-    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x00\xff" * 50, b"[]\n", b'{"tell": "x"}\n', b""):
+    for noise in NOISE:
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(noise)
     second = member(port, 1, 2)
