@@ -1,6 +1,7 @@
 """Trains a Llama: python -m llama_jax.train --config=configs/X.py [--config.steps=100 ...]
 
-Read this first. The same command with the same workdir continues where it stopped.
+Read this first. The same command with the same workdir continues where it stopped. Started as
+several processes (launch/), it is one run on the devices of all.
 """
 
 from contextlib import closing
@@ -12,7 +13,9 @@ from llama_jax.config import command
 from llama_jax.config.train import TrainConfig
 from llama_jax.core import errors
 from llama_jax.data.loader import Loader
-from llama_jax.evaluation.perplexity import make_evaluators
+from llama_jax.distributed.member import joined
+from llama_jax.distributed.processes import Processes, first_alone
+from llama_jax.evaluation.perplexity import Evaluator, make_evaluators
 from llama_jax.model import llama
 from llama_jax.optim import optimizers
 from llama_jax.sharding.layout import Layout
@@ -26,13 +29,15 @@ from llama_jax.training.step import compile_step
 
 
 def main(config: TrainConfig) -> int:
-    """Trains in `config.workdir`, which this process alone may use; returns the exit code."""
+    """Trains in `config.workdir`, which this run alone may use; returns the exit code."""
     directory = RunDirectory(config)
-    with lock.owner(directory.path):
-        return train(config, directory)
+    with joined(config.distributed.start, config.distributed.silence) as processes:
+        directory.refuse_differences(processes)
+        with lock.owner(directory.path, processes):
+            return train(config, directory, processes)
 
 
-def train(config: TrainConfig, directory: RunDirectory) -> int:
+def train(config: TrainConfig, directory: RunDirectory, processes: Processes) -> int:
     """Trains to the last step, or until asked to stop; returns the exit code."""
     layout = Layout(make_mesh(config.mesh), config.sharding)
     config = resolve(config, layout)
@@ -41,27 +46,38 @@ def train(config: TrainConfig, directory: RunDirectory) -> int:
 
     graph, _ = llama.abstract(config.model, config.compute, layout)
     optimizer = optimizers.adamw(config.optim, config.steps)
-    loader = Loader(config.data, config.seed, tokenizer, directory.cache, layout)
-    evaluators = make_evaluators(
-        config.evaluation.evaluators,
-        config.model,
-        config.compute,
-        config.data.text,
-        tokenizer,
-        directory.cache,
-        layout.whole_rows(),  # Perplexity by position wants rows in their own order.
-    )
 
-    with CheckpointManager(directory.checkpoints, config.checkpoint) as checkpoints:
+    def open_data() -> tuple[Loader, list[Evaluator]]:
+        loader = Loader(config.data, config.seed, tokenizer, directory.cache, layout)
+        evaluators = make_evaluators(
+            config.evaluation.evaluators,
+            config.model,
+            config.compute,
+            config.data.text,
+            tokenizer,
+            directory.cache,
+            layout.whole_rows(),  # Perplexity by position wants rows in their own order.
+        )
+        return loader, evaluators
+
+    # One process turns raw text into tokens, and the others read them.
+    loader, evaluators = first_alone(processes, "data", open_data)
+
+    with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
         state = begin(config, optimizer, layout, directory, loader, checkpoints)
-        directory.write(tokenizer)
+        if processes.id == 0:
+            directory.write(tokenizer)
         start = int(state.step)
         meta = directory.record() | {"data": loader.fingerprint}
 
         if start >= config.steps:
-            print(f"nothing to do: {directory.path} is at step {start} of {config.steps} already")
+            if processes.id == 0:
+                print(f"nothing to do: {directory.path} is at step {start} of {config.steps}")
             return 0
-        with Run(config, directory, start) as run, closing(loader.batches(start)) as batches:
+        with (
+            Run(config, directory, start, processes) as run,
+            closing(loader.batches(start)) as batches,
+        ):
             with run.phase("compile"):
                 train_step = compile_step(config, graph, optimizer, state, layout)
             for step in range(start, config.steps):

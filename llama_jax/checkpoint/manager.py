@@ -14,20 +14,30 @@ from llama_jax.config.train import CheckpointConfig
 from llama_jax.core import tree
 from llama_jax.core.errors import DataError
 from llama_jax.core.tree import Tree
+from llama_jax.distributed.processes import Alone, Processes, agreed
 
 MEGABYTE = 2**20
 
 
 class CheckpointManager:
-    """The checkpoints of one run, which this process alone writes (see lock.py)."""
+    """The checkpoints of one run, which alone writes them (see lock.py).
 
-    def __init__(self, directory: Path, config: CheckpointConfig):
+    All processes of the run write arrays; process 0 alone renames, removes and decides.
+    """
+
+    def __init__(
+        self, directory: Path, config: CheckpointConfig, processes: Processes | None = None
+    ):
         self._directory = Path(directory).absolute()
         self._config = config
+        self._processes = processes or Alone()
+        self._is_first = self._processes.id == 0
         self._trash = retention.Trash(self._directory)
         self._saver = _make_saver()
         self._saving: int | None = None  # The step that is being written in the background.
-        self._clean_up()
+        if self._is_first:
+            self._clean_up()
+        self.found = self._agreed("checkpoints at the start", self.steps())  # By all processes.
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +67,10 @@ class CheckpointManager:
         """
         self.wait()
         path = layout.step_path(self._directory, step)
-        self._make_way(path)
-        self._check_space(state)
+        if self._is_first:
+            self._make_way(path)
+            self._check_space(state)
+        self._agreed(f"saving {step}", None)  # A folder that is in the way is gone for all.
         named = tree.named_leaves(state)
         record = layout.record(step, named, fingerprints(named), meta)
         items = {
@@ -101,7 +113,8 @@ class CheckpointManager:
         except Exception as error:
             self._fail(error)
         self._saving = None
-        self._remove_old()
+        if self._is_first:
+            self._remove_old()
 
     def close(self) -> None:
         """Finishes the save under way and the deletions. Call it before the process ends."""
@@ -109,7 +122,8 @@ class CheckpointManager:
             self.wait()
         finally:
             self._saver.close()
-            self._trash.wait()
+            if self._is_first:
+                self._trash.wait()
 
     def restore(self, abstract_state: Tree, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
         """Returns (state, meta) of `step`, or of the newest good checkpoint.
@@ -124,10 +138,12 @@ class CheckpointManager:
             OSError: More than `max_fallback` checkpoints, or all, are damaged.
         """
         self.wait()
-        chosen = reader.choose(self._directory, step)
         if step is not None:
-            return self._read(chosen, abstract_state)
-        steps = self.steps()[::-1][: self._config.max_fallback + 1]
+            return self._read(reader.choose(self._directory, step), abstract_state)
+        there = self._agreed("steps to restore", self.steps())
+        if not there:
+            raise ValueError(f"{self._directory} holds no checkpoint.")
+        steps = there[::-1][: self._config.max_fallback + 1]
         damage: dict[int, str] = {}
         for candidate in steps:
             try:
@@ -135,15 +151,22 @@ class CheckpointManager:
             except DataError as error:
                 damage[candidate] = str(error)
                 continue
-            self._set_aside(damage, candidate)
+            if self._is_first:
+                self._set_aside(damage, candidate)
             return result
         raise OSError(
             f"{self._directory} holds no good checkpoint among the newest {len(steps)} of "
-            f"{len(self.steps())}; nothing was changed. {' '.join(damage.values())}"
+            f"{len(there)}; nothing was changed. {' '.join(damage.values())}"
         )
 
     def _read(self, step: int, abstract_state: Tree) -> tuple[Tree, dict[str, Any]]:
-        return reader.restore_step(self._directory, step, abstract_state, self._config.verify)
+        return reader.restore_step(
+            self._directory, step, abstract_state, self._config.verify, processes=self._processes
+        )
+
+    def _agreed(self, what: str, value: Any) -> Any:
+        """Returns what process 0 says."""
+        return agreed(self._processes, what, value)
 
     def _set_aside(self, damage: dict[int, str], good: int) -> None:
         # Only now: had every one been renamed, the next start would find none and begin anew.
@@ -195,7 +218,7 @@ class CheckpointManager:
         assert step is not None
         path = layout.step_path(self._directory, step)
         self._saver = _make_saver()
-        if path.exists():
+        if self._is_first and path.exists():
             self._trash.add(path)
             self._trash.empty()
         reason = " ".join(str(error).split())[:300]

@@ -1,7 +1,9 @@
 """Reading a checkpoint: compare with what is asked for, read, compare fingerprints."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -11,7 +13,9 @@ from llama_jax.checkpoint.fingerprint import fingerprints
 from llama_jax.core import tree
 from llama_jax.core.errors import DataError
 from llama_jax.core.tree import Tree
+from llama_jax.distributed.processes import Alone, Processes
 
+T = TypeVar("T")
 PARAMS = "params"
 SHOWN = 8  # Differences listed in full; more are counted.
 
@@ -64,23 +68,35 @@ def restore_param(
 
 
 def restore_step(
-    directory: Path, step: int, abstract: Tree, verify: bool, partial: bool = False
+    directory: Path,
+    step: int,
+    abstract: Tree,
+    verify: bool,
+    partial: bool = False,
+    processes: Processes | None = None,
 ) -> tuple[Tree, dict[str, Any]]:
     """Returns (tree like `abstract`, meta) of a committed step; `partial` ignores other subtrees.
+
+    With several processes each reads what its devices hold, and damage that one meets is raised in
+    all of them.
 
     Raises:
         ValueError: The saved arrays have other names, shapes or dtypes than `abstract`.
         DataError: Arrays or record are damaged.
     """
     directory = Path(directory).absolute()  # Orbax takes no other.
-    meta = layout.read_record(directory, step)
     path = layout.step_path(directory, step)
     wanted = tree.named_leaves(abstract)
-    saved = meta["arrays"]
-    if partial:
-        saved = {name: array for name, array in saved.items() if name.split("/")[0] in abstract}
-    _compare(path, saved, wanted)
-    named = _read_arrays(path, wanted, partial)
+
+    def read() -> tuple[dict[str, Any], dict[str, dict], dict[str, jax.Array]]:
+        meta = layout.read_record(directory, step)
+        saved = meta["arrays"]
+        if partial:
+            saved = {name: array for name, array in saved.items() if name.split("/")[0] in abstract}
+        _compare(path, saved, wanted)
+        return meta, saved, _read_arrays(path, wanted, partial)
+
+    meta, saved, named = _in_all(processes or Alone(), f"reading {step}", read)
     _verify(path, saved, named, verify)
     leaves = [named[name] for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves), meta
@@ -99,6 +115,19 @@ def choose(directory: Path, step: int | None) -> int:
         listed = ", ".join(map(str, steps))
         raise ValueError(f"{directory} holds no checkpoint of step {step}; it holds {listed}.")
     return steps[-1] if step is None else step
+
+
+def _in_all(processes: Processes, what: str, read: Callable[[], T]) -> T:
+    """Returns read(); DataError in one process is raised in all, so that all do the same next."""
+    result, damage = None, None
+    try:
+        result = read()
+    except DataError as error:
+        damage = str(error)
+    everywhere = [text for text in processes.exchange(what, damage) if text is not None]
+    if everywhere:
+        raise DataError(everywhere[0])
+    return result  # type: ignore[return-value]
 
 
 def _compare(path: Path, saved: dict[str, dict], wanted: dict[str, jax.ShapeDtypeStruct]) -> None:
@@ -128,8 +157,10 @@ def _read_arrays(path: Path, wanted: dict[str, Any], partial: bool) -> dict[str,
     handler = ocp.CompositeCheckpointHandler(**{layout.STATE: ocp.PyTreeCheckpointHandler()})
     try:
         # allow: Orbax copies between host and device implicitly.
-        with ocp.Checkpointer(handler) as reader, jax.transfer_guard("allow"):
-            restored = reader.restore(path, args=ocp.args.Composite(**{layout.STATE: arguments}))
+        with contextlib.closing(handler), jax.transfer_guard("allow"):
+            # Not through ocp.Checkpointer: where one process cannot read, the others would wait
+            # for it there.
+            restored = handler.restore(path, args=ocp.args.Composite(**{layout.STATE: arguments}))
             return tree.named_leaves(jax.block_until_ready(restored[layout.STATE]))
     # Damaged bytes surface as whatever the layer that met them raises: KeyError, TypeError,
     # JSONDecodeError, ValueError, FileNotFoundError, XlaRuntimeError. All mean the same here.

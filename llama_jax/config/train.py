@@ -112,6 +112,19 @@ class WatchdogConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """How long the processes of a run wait for each other; a process alone waits for nobody."""
+
+    start: float = 300.0  # Seconds in which all must have started.
+    silence: float = 100.0  # Seconds without a sign of life after which one is given up.
+
+    def __post_init__(self):
+        for name, seconds in dataclasses.asdict(self).items():
+            if not 1 <= seconds < float("inf"):
+                raise ValueError(f"{name} is {seconds}; it must be a number of seconds, 1 or more.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """`python -m llama_jax.train`. The same workdir continues where it stopped."""
 
@@ -138,6 +151,7 @@ class TrainConfig:
     log: LogConfig = field(default_factory=LogConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1 or self.max_skipped < 1:

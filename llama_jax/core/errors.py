@@ -14,14 +14,19 @@ EXIT_BUG = 70
 EXIT_IO = 74
 EXIT_RETRY = 75
 EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts.
 
 
 class DataError(ValueError):
     """Bytes that came from outside are not what they must be; the message names file and place."""
 
 
+class RetryError(RuntimeError):
+    """The run ended through no fault of its own and continues when it is started again."""
+
+
 def run(command: Callable[[], int | None]) -> None:
-    """Runs a command and exits: 0, or one sentence on stderr and 65, 74 or 78.
+    """Runs a command and exits: 0, or one sentence on stderr and 65, 74, 75 or 78.
 
     A ValueError or OSError raised by this package was written for the user. One raised by a
     library, and any other exception, is a bug: its traceback is printed and the code is 70.
@@ -29,31 +34,34 @@ def run(command: Callable[[], int | None]) -> None:
     """
     try:
         code = command()
-    except KeyboardInterrupt:
-        code = 130
-    except (DataError, ValueError, OSError) as error:
-        code = _explain(error)
-    except Exception:
-        traceback.print_exc()
-        code = EXIT_BUG
+    except (KeyboardInterrupt, Exception) as error:
+        code = explain(error)
     sys.exit(code or 0)
 
 
-def _explain(error: Exception) -> int:
-    if os.environ.get("LLAMA_JAX_TRACEBACK") or not _is_ours(error):
+def explain(error: BaseException) -> int:
+    """Prints what `error` means to the user; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if os.environ.get("LLAMA_JAX_TRACEBACK") or not is_for_the_user(error):
         traceback.print_exception(error)
     else:
         print(f"error: {error}", file=sys.stderr)
-    if isinstance(error, OSError):
-        return EXIT_IO
-    if isinstance(error, DataError):
-        return EXIT_BAD_DATA
-    return EXIT_CONFIG if _is_ours(error) else EXIT_BUG
+    return _exit_code(error)
 
 
-def _is_ours(error: Exception) -> bool:
-    """True if the `raise` stands in this package (or the system refused a file: OSError)."""
-    if isinstance(error, OSError):
+def _exit_code(error: BaseException) -> int:
+    for kind, code in ((RetryError, EXIT_RETRY), (OSError, EXIT_IO), (DataError, EXIT_BAD_DATA)):
+        if isinstance(error, kind):
+            return code
+    return EXIT_CONFIG if is_for_the_user(error) else EXIT_BUG
+
+
+def is_for_the_user(error: BaseException) -> bool:
+    """True if its message is one of ours (or the system refused a file: OSError)."""
+    if isinstance(error, (OSError, RetryError)):
         return True
+    if not isinstance(error, ValueError):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)

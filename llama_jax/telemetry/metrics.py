@@ -49,7 +49,8 @@ class MetricWindow:
             return None
         step, scalars = self._pending
         self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(dict(scalars)).items()}
+        # An integer stays one: a hash must be exact.
+        values = {name: value.item() for name, value in jax.device_get(dict(scalars)).items()}
         self._rows.append(Fetched(step, values))
         return self._rows[-1]
 

@@ -44,7 +44,7 @@ def begin(
         OSError: No checkpoint is good.
     """
     abstract = abstract_state(config, optimizer, layout)
-    if checkpoints.latest is not None:
+    if checkpoints.found:
         # First the settings: what differs there is said better than by names of arrays.
         if (written := directory.written()) is not None:
             directory.refuse_changes(written)

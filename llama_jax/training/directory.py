@@ -10,6 +10,7 @@ from llama_jax.config.train import TrainConfig
 from llama_jax.core import files
 from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
+from llama_jax.distributed.processes import Processes, agreed
 from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer
 
 CONFIG = "config.json"
@@ -19,7 +20,7 @@ CONFIG = "config.json"
 FREE = re.compile(
     r"config\.("
     r"workdir|max_skipped|accept_changes|mesh|sharding|checkpoint|evaluation|log|profile|watchdog"
-    r"|compute\.(attention|attention_chunk|context_parallel|remat)|loss\.chunk"
+    r"|distributed|compute\.(attention|attention_chunk|context_parallel|remat)|loss\.chunk"
     r"|data\.(threads|prefetch|tokenizer|mixture\.[^.]+\.path)"
     r")[.:]"
 )
@@ -79,6 +80,20 @@ class RunDirectory:
             )
         if fingerprint is not None:  # The last look: tell it once.
             print(f"{self.path} continues with changes:\n  {listed}", file=sys.stderr)
+
+    def refuse_differences(self, processes: Processes) -> None:
+        """Refuses to train if this process was started with other settings than process 0.
+
+        Raises:
+            ValueError: See above; the message names the settings.
+        """
+        first = agreed(processes, "settings", self.settings)
+        if changes := load.differences(first, self.settings):
+            listed = "\n  ".join(changes)
+            raise ValueError(
+                f"process {processes.id} was started with other settings than process 0:\n  "
+                f"{listed}\nStart all processes with the same command."
+            )
 
     def write(self, tokenizer: Tokenizer) -> None:
         """Writes config.json and a copy of the tokenizer, which converters and readers need."""

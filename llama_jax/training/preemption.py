@@ -21,8 +21,7 @@ from jax.experimental import multihost_utils
 from llama_jax.core import errors
 
 STDERR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts.
-EXIT_CODES = {signal.SIGTERM: errors.EXIT_RETRY, signal.SIGINT: EXIT_INTERRUPTED}
+EXIT_CODES = {signal.SIGTERM: errors.EXIT_RETRY, signal.SIGINT: errors.EXIT_INTERRUPTED}
 
 
 class Preemption:

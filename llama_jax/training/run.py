@@ -13,6 +13,7 @@ import jax
 from llama_jax.checkpoint.manager import CheckpointManager
 from llama_jax.config.train import TrainConfig
 from llama_jax.core.errors import DataError
+from llama_jax.distributed.processes import Processes
 from llama_jax.model import llama
 from llama_jax.telemetry import hardware
 from llama_jax.telemetry.console import Console
@@ -61,14 +62,17 @@ class Run:
         config: The run's settings.
         directory: Where reports go.
         start: The step this process continues from; 0 begins anew.
+        processes: Of the run; the first of them reports.
     """
 
-    def __init__(self, config: TrainConfig, directory: RunDirectory, start: int):
+    def __init__(
+        self, config: TrainConfig, directory: RunDirectory, start: int, processes: Processes
+    ):
         self._config, self._directory = config, directory
         self._logged_until = start
         self._skipped = 0
         self._rows_per_step = config.data.batch_size
-        is_first = jax.process_index() == 0
+        is_first = processes.id == 0
         self._timing, self._window = Timing(), MetricWindow()
         self._throughput = Throughput(
             model=config.model,
@@ -84,9 +88,12 @@ class Run:
             settings=directory.settings,
             enabled=is_first,
         )
-        self._watchdog = Watchdog(config.watchdog)
+        self._watchdog = Watchdog(config.watchdog, processes)
         self._preemption = Preemption()
-        self._profiler = Profiler(config.profile, directory.path / "profile")
+        traces = directory.path / "profile"
+        self._profiler = Profiler(
+            config.profile, traces if processes.count == 1 else traces / f"process_{processes.id}"
+        )
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:

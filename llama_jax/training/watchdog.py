@@ -18,6 +18,7 @@ from typing import Self
 
 from llama_jax.config.train import WatchdogConfig
 from llama_jax.core import errors
+from llama_jax.distributed.processes import Alone, Processes
 
 STDERR = 2  # The descriptor itself: a progress bar may have replaced sys.stderr.
 
@@ -32,8 +33,9 @@ class Watchdog:
     stacks and lets the run go on.
     """
 
-    def __init__(self, config: WatchdogConfig):
+    def __init__(self, config: WatchdogConfig, processes: Processes | None = None):
         self._config = config
+        self._processes = processes or Alone()
         self._changed = threading.Condition()
         self._phase = ""
         self._deadline = math.inf
@@ -85,11 +87,12 @@ class Watchdog:
 
     def _exit(self) -> None:
         limit = getattr(self._config, self._phase)
-        text = (
-            f"\nwatchdog: {self._phase!r} made no progress in {limit:g} seconds, its limit "
-            f"(config.watchdog.{self._phase}). Stacks of all threads follow; exit code "
-            f"{errors.EXIT_RETRY}.\n"
+        why = (
+            f"watchdog: {self._phase!r} made no progress in {limit:g} seconds, its limit "
+            f"(config.watchdog.{self._phase})"
         )
+        text = f"\n{why}. Stacks of all threads follow; exit code {errors.EXIT_RETRY}.\n"
         os.write(STDERR, text.encode())
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
+        self._processes.tell_stuck(why)
         os._exit(errors.EXIT_RETRY)  # sys.exit would wait for the thread that is stuck.
