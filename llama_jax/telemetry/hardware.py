@@ -11,25 +11,47 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
+class Links:
+    """How devices reach each other: within a slice or node, and across them. Bytes per second."""
+
+    near: str  # "ICI" or "NVLink"
+    # One way: of one ICI port (a ring uses two of each torus dimension), or of all NVLinks together.
+    near_bandwidth: float
+    far: str  # "DCN" or "IB"
+    far_bandwidth: float  # One way, of one device.
+
+
+@dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as JAX counts them."""
+    """One device as JAX counts them. What only planning needs is None for chips nobody plans."""
 
     peak_flops: float  # Dense bfloat16 operations per second, without sparsity.
     memory_gib: float  # Nominal high-bandwidth memory.
+    # What a compiled program may fill: what libtpu's out-of-memory message calls available; on a
+    # GPU 0.9 (XLA_PYTHON_CLIENT_MEM_FRACTION in launch/env) of what its driver reports.
+    usable_gib: float | None = None
+    memory_bandwidth: float | None = None  # Bytes per second.
+    links: Links | None = None
 
 
 # NVIDIA: data sheets of H100, H200 and A100 ("without sparsity"); names as nvidia-smi prints them.
 # TPU: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; names as in jax's own table,
 # jax/_src/pallas/mosaic/tpu_info.py. A v4 or v5p device is a whole chip (two cores as one), a TPU7x
 # device is one core: half of the chip's 2307e12 and 192 GiB.
-_V5E = Chip(197e12, 16)
-_V5P = Chip(459e12, 95)
-_V6E = Chip(918e12, 32)
+#
+# Links. TPU, same pages: ICI both ways per chip 400, 1200, 800 GB/s over 4, 6, 4 ports; network
+# 2 x 100 Gbit/s for 8 chips (v5e), 50 Gbit/s per chip (v5p), 4 x 200 Gbit/s for 8 chips (v6e).
+# NVIDIA: H100 data sheet, NVLink 900 GB/s both ways; DGX H100 data sheet, one 400 Gbit/s port for
+# each GPU. Memory bandwidth: the same pages and data sheets.
+_V5E = Chip(197e12, 16, 15.75, 819e9, Links("ICI", 50e9, "DCN", 3.125e9))
+_V5P = Chip(459e12, 95, 95.74, 2765e9, Links("ICI", 100e9, "DCN", 6.25e9))
+_V6E = Chip(918e12, 32, 31.25, 1638e9, Links("ICI", 100e9, "DCN", 12.5e9))
+_DGX = Links("NVLink", 450e9, "IB", 50e9)
 CHIPS = {
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 80),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 80, 0.9 * 84942979072 / GIB, 3352e9, _DGX),
     "NVIDIA H100 PCIe": Chip(756e12, 80),
     "NVIDIA H100 NVL": Chip(835e12, 94),
-    "NVIDIA H200": Chip(989e12, 141),
+    "NVIDIA H200": Chip(989e12, 141, 0.9 * 151397597184 / GIB, 4800e9, _DGX),
     "NVIDIA H200 NVL": Chip(835e12, 141),
     "NVIDIA A100-SXM4-40GB": Chip(312e12, 40),
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 80),

@@ -59,6 +59,17 @@ def compile_step(
 
     Compiled ahead of the first call, so that compilation is neither timed nor watched as a step.
     """
+    return lower_step(config, graph, optimizer, state, rows).compile()
+
+
+def lower_step(
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    rows: jax.sharding.Sharding,
+) -> jax.stages.Lowered:
+    """Returns the step before its compilation, for the devices that hold `state` and `rows`."""
     shape = (config.data.batch_size, config.data.sequence_length)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
     weight = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=rows)
@@ -67,7 +78,7 @@ def compile_step(
     step = jax.jit(
         make_step(config, graph, optimizer), donate_argnums=0, out_shardings=(shardings, None)
     )
-    return step.lower(state, batch).compile()
+    return step.lower(state, batch)
 
 
 def _gradients(config: TrainConfig, graph: nnx.GraphDef, state: TrainState, batch: Batch):
