@@ -17,13 +17,13 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from llama_jax.planning.hlo import Instruction, Module
+from llama_jax.planning.hlo import Computation, Instruction, Module
 from llama_jax.planning.topology import Topology
 from llama_jax.telemetry.hardware import Chip
 
@@ -53,24 +53,28 @@ def find(module: Module, mesh: Mesh, topology: Topology, chip: Chip | None) -> l
     """Returns the program's collectives, those of one kind, axes and size of group together."""
     links = Links(mesh, topology, chip)
     merged: dict[tuple, Collective] = {}
-    for computation, times in module.runs.items():
-        instructions = module.computations[computation]
-        for instruction in instructions.values():
-            kind = _kind(instruction, instructions)
-            if kind is None:
-                continue
-            size = sum(instructions[name].bytes for name in instruction.operands)
-            groups = _groups(instruction, mesh.size)
-            if max(map(len, groups), default=1) == 1:
-                continue
-            moved = times * round(received(kind, size, len(groups[0])))
-            link, bandwidth = links.of(groups)
-            new = Collective(
-                kind, links.axes(groups), link, len(groups[0]), times, moved, bandwidth
-            )
-            key = (kind, new.axes, new.group, new.link)
+    for name, times in module.runs.items():
+        for new in _of_computation(module.computations[name], times, links):
+            key = (new.kind, new.axes, new.group, new.link, new.bandwidth)
             merged[key] = _sum(merged[key], new) if key in merged else new
     return sorted(merged.values(), key=lambda found: -found.bytes)
+
+
+def _of_computation(instructions: Computation, times: int, links: "Links") -> Iterator[Collective]:
+    found = []
+    for instruction in instructions.values():
+        if kind := _kind(instruction, instructions):
+            found.append((kind, instruction, _groups(instruction, links.mesh.size)))
+    rings = {frozenset(groups) for kind, _, groups in found if kind == "collective-permute"}
+    for kind, instruction, groups in found:
+        if len(groups[0]) == 1:
+            continue
+        size = sum(instructions[name].bytes for name in instruction.operands)
+        moved = times * round(received(kind, size, len(groups[0])))
+        link, bandwidth = links.of(groups)
+        if bandwidth and frozenset(pair[::-1] for pair in groups) in rings:
+            bandwidth *= 2  # One ring each way at the same time: the other half is counted too.
+        yield Collective(kind, links.axes(groups), link, len(groups[0]), times, moved, bandwidth)
 
 
 def received(kind: str, size: int, group: int) -> float:
@@ -152,7 +156,7 @@ def _sum(a: Collective, b: Collective) -> Collective:
     return dataclasses.replace(a, times=a.times + b.times, bytes=a.bytes + b.bytes)
 
 
-def _kind(instruction: Instruction, around: dict[str, Instruction]) -> str | None:
+def _kind(instruction: Instruction, around: Computation) -> str | None:
     """Returns the kind of a collective; None for anything else, and for the -done of a pair."""
     kind = instruction.opcode.removesuffix("-start")
     if kind not in KINDS:
@@ -197,13 +201,12 @@ def _mesh_groups(text: str) -> list[Group]:
 
     'a':(2)2 is the part of an axis that has 2 devices, after parts of 2 devices in all before it.
     """
-    found = re.match(
-        r"mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? \{([^}]*)\}",
-        text,
-    )
+    ids = r"(?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))?"
+    found = re.match(rf"mesh\[([^\]]*)\]{ids} \{{([^}}]*)\}}", text)
     assert found, f"unknown groups: {text[:80]}"
     sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", found[1])}
-    shape, chosen = [], []
+    shape: list[int] = []
+    chosen: list[int] = []
     used = re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", found[5])
     for axis, size in sizes.items():
         parts = sorted((int(pre), int(part)) for name, pre, part in used if name == axis and pre)
@@ -212,15 +215,14 @@ def _mesh_groups(text: str) -> list[Group]:
         for length, is_chosen in [(size, True)] if whole else pieces:
             chosen += [len(shape)] if is_chosen else []
             shape.append(length)
+    order = np.arange(math.prod(shape))
     if found[2]:
-        ids = _iota(found[2], found[3])
+        order = _iota(found[2], found[3])
     elif found[4]:
-        ids = np.array([int(n) for n in found[4].split(",")])
-    else:
-        ids = np.arange(math.prod(shape))
+        order = np.array([int(n) for n in found[4].split(",")])
     others = [dim for dim in range(len(shape)) if dim not in chosen]
     width = math.prod(shape[dim] for dim in chosen)
-    rows = ids.reshape(shape).transpose([*others, *chosen]).reshape(-1, width)
+    rows = order.reshape(shape).transpose([*others, *chosen]).reshape(-1, width)
     return [tuple(row) for row in rows.tolist()]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from llama_jax.planning.hlo import Module
+from llama_jax.planning.hlo import Array, Module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,30 +55,32 @@ def gradient_bytes(parameters: Any, dtype: Any) -> int:
 
 
 def stacked_bytes(module: Module, layers: int, parameters: Any) -> int:
-    """Returns the bytes that a forward loop over layers stacks up for the backward pass.
+    """Returns the bytes that the forward loop over layers stacks up for the backward loop.
 
-    Its buffers whose first dimension is the number of layers, without those that have the shape of
-    a layer's parameters (as stored, or cast): these are the weights that it reads. A program with
-    one layer has no such loop, and 0.
+    These are the buffers of both loops whose first dimension is the number of layers, without those
+    that have the shape of a layer's parameters: the weights, as stored or cast. What is kept in the
+    host's memory does not count. A program with one layer has no such loops, and 0.
     """
     weights = _weight_shapes(parameters)
-    best = 0
+    forward: list[list[Array]] = []
+    backward: set[tuple] = set()
     for name in module.runs:
         for loop in module.computations[name].values():
             if loop.opcode != "while" or module.trips(loop) not in (layers, layers - 1):
                 continue
+            stacked = [a for a in loop.arrays if len(a.dims) > 1 and a.dims[0] == layers]
+            kept = [a for a in stacked if _sorted(a.dims[1:]) not in weights]
+            if len(kept) == len(stacked):
+                continue  # It reads no weights: not a loop over layers.
             if "transpose" in loop.op_name:
-                continue  # The backward pass, which reads the same buffers.
-            sizes = [
-                array.bytes
-                for array in loop.arrays
-                if len(array.dims) > 1
-                and array.dims[0] == layers
-                and array.space in (0, 1)
-                and _sorted(array.dims[1:]) not in weights
-            ]
-            best = max(best, sum(sizes))
-    return best
+                backward |= {_sorted(array.dims) for array in kept}
+            else:
+                forward.append(kept)
+    sizes = [
+        sum(a.bytes for a in kept if a.space in (0, 1) and _sorted(a.dims) in backward)
+        for kept in forward
+    ]
+    return max(sizes, default=0)
 
 
 def divide(

@@ -1,6 +1,7 @@
 """The program that is weighed: the real train step, or the decode step, for a topology."""
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -23,7 +24,10 @@ from llama_jax.training.state import abstract_state
 
 # There is no device to time kernels on. Triton's products, chosen without timing, split sums into
 # float32 parts of many times the result's size; cuBLAS is what large bfloat16 products use.
-_GPU_OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+_GPU_OPTIONS: dict[str, str | bool] = {
+    "xla_gpu_autotune_level": "0",
+    "xla_gpu_enable_triton_gemm": False,
+}
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -51,12 +55,17 @@ class Compiled:
 
 
 def lower(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
-    """Returns the train step of `python -m llama_jax.train` for these devices."""
+    """Returns the train step of `python -m llama_jax.train` for these devices.
+
+    Raises:
+        ValueError: The settings do not divide over the devices.
+    """
     mesh = make_mesh(config.mesh, devices)
     graph, _ = llama.abstract(config.model, config.compute)
     optimizer = optimizers.adamw(config.optim, config.steps)
     state = abstract_state(config, optimizer, mesh)
     rows = place.batch_sharding(mesh, config.sharding)
+    _check_rows(config, mesh)
     program = step.lower_step(config, graph, optimizer, state, rows)
     return Lowered(program, mesh, state.params, state.opt_state)
 
@@ -81,13 +90,11 @@ def lower_decode(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
 
 def decode_rows(config: TrainConfig, mesh: Mesh) -> int:
     """Returns how many rows are decoded together: one for each device that splits rows."""
-    size = 1
-    for axis in config.sharding.batch:
-        size *= mesh.shape[axis]
-    return size
+    return _row_splits(config, mesh)
 
 
-def compile(config: TrainConfig, topology: Topology, devices: Sequence[Any], decode: bool = False
+def compile(
+    config: TrainConfig, topology: Topology, devices: Sequence[Any], decode: bool = False
 ) -> Compiled:
     """Returns what the compiler makes of the program; running out of memory is an answer too."""
     start = time.monotonic()
@@ -104,16 +111,31 @@ def compile(config: TrainConfig, topology: Topology, devices: Sequence[Any], dec
         peak, arguments = _largest(words), memory.local_bytes((lowered.parameters, lowered.moments))
         return Compiled(lowered, "", peak, arguments, words, middle - start, end - middle)
     end = time.monotonic()
-    found = compiled.memory_analysis()
+    found, text = compiled.memory_analysis(), compiled.as_text()
+    assert found is not None and text is not None
     return Compiled(
         lowered,
-        compiled.as_text(),
+        text,
         _peak(found, topology),
         found.argument_size_in_bytes,
         "",
         middle - start,
         end - middle,
     )
+
+
+def _row_splits(config: TrainConfig, mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in config.sharding.batch)
+
+
+def _check_rows(config: TrainConfig, mesh: Mesh) -> None:
+    splits, rows = _row_splits(config, mesh), config.data.batch_size
+    if rows % (splits * config.accumulate):
+        raise ValueError(
+            f"config.data.batch_size is {rows}; it must be a multiple of {splits} devices that "
+            f"split rows x {config.accumulate} micro-batches. Set --config.data.batch_size, "
+            "--config.accumulate or the axes of --config.mesh."
+        )
 
 
 def _peak(found: Any, topology: Topology) -> int:
@@ -140,7 +162,6 @@ def _largest(message: str) -> int:
     """Returns the largest size that the compiler's message names: what the program would need."""
     sizes = re.findall(r"([\d.]+)([KMGT])\b", message)
     return int(max((float(n) * _UNITS[unit] for n, unit in sizes), default=0))
-
 
 
 def _decoding_sharding(config: TrainConfig, mesh: Mesh, name: str, leaf: Any) -> NamedSharding:

@@ -7,6 +7,7 @@ cpu:8               simulated devices of this machine
 A v5p slice is named by chips here; Google's v5p-128 counts cores and is 4x4x4.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -85,13 +86,13 @@ def devices(topology: Topology) -> list[Any]:
     if topology.platform == "cpu":
         return _simulated(topology.count)
     if topology.platform == "tpu":
-        need("libtpu", "tpu")
+        need("libtpu", "TPUs")
         name = f"{topology.model}:{'x'.join(map(str, topology.shape))}"
         asked: dict[str, Any] = {"topology_name": name, "platform": "tpu"}
         if topology.slices > 1:
             asked["num_slices"] = topology.slices
     else:
-        need("jax_plugins.xla_cuda13", "cuda13-local")
+        need("jax_plugins.xla_cuda13", "GPUs")
         text = (DESCRIPTIONS / f"{topology.model}.txtpb").read_text()
         nodes, gpus = topology.shape
         # XLA counts slices x hosts x GPUs of one host.
@@ -108,7 +109,7 @@ def chip(devices: Sequence[Any]) -> Chip | None:
     return hardware.chip(devices[0].device_kind)
 
 
-def need(module: str, extra: str) -> None:
+def need(module: str, platform: str) -> None:
     """Checks that a compiler is installed.
 
     Raises:
@@ -116,10 +117,9 @@ def need(module: str, extra: str) -> None:
     """
     if not _installed(module):
         raise ValueError(
-            f"planning for this platform needs the package of {module}, which is not installed. "
-            f"Type: pip install -c constraints.txt 'jax[{extra}]=={jax.__version__}' "
-            "(or, for every platform, pip install -c constraints.txt -e '.[plan]'). It brings the "
-            "compiler alone: no driver and no accelerator is needed."
+            f"planning for {platform} needs {module}, which is not installed. Type: "
+            "pip install -c constraints.txt -e '.[plan]'. That brings compilers alone; no driver "
+            "and no accelerator is needed."
         )
 
 
@@ -146,10 +146,8 @@ def _nodes(name: str, count: int) -> tuple[int, int]:
 
 def _simulated(count: int) -> list[Any]:
     """Returns so many CPU devices; the number can be set until the first is used."""
-    try:
-        jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
-    except RuntimeError:  # In use already, as in tests: there may still be enough.
-        pass
+    with contextlib.suppress(RuntimeError):  # In use already, as in tests: there may be enough.
+        jax.config.update("jax_num_cpu_devices", count)
     found = jax.devices("cpu")
     if len(found) < count:
         raise ValueError(

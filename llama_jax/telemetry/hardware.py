@@ -15,7 +15,7 @@ class Links:
     """How devices reach each other: within a slice or node, and across them. Bytes per second."""
 
     near: str  # "ICI" or "NVLink"
-    # One way: of one ICI port (a ring uses two of each torus dimension), or of all NVLinks together.
+    # One way: of one ICI port (a ring uses two along each dimension), or of all NVLinks together.
     near_bandwidth: float
     far: str  # "DCN" or "IB"
     far_bandwidth: float  # One way, of one device.
