@@ -59,8 +59,9 @@ def plan(case: Case, cache: pathlib.Path, fresh: bool) -> dict:
     command = [sys.executable, "-m", "llama_jax.plan", *case.flags, "--json"]
     print(" ".join(command[1:]), flush=True)
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = json.loads(ended.stdout) if ended.returncode == 0 else {"error": ended.stderr.strip()}
-    found["flags"] = case.flags
+    if ended.returncode:
+        return {"error": ended.stderr.strip()}
+    found = json.loads(ended.stdout) | {"flags": case.flags}
     cache.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found))
     return found
@@ -139,9 +140,9 @@ def page(plans: list[tuple[Case, dict]]) -> str:
             f"- Commit: {commit}",
             "- Command: `python benchmarks/plan_figures.py`",
             "",
-            "GiB per device. Parameters, optimizer and gradients are exact; activations are read off",
-            "the compiled loops. The step time is a bound from below, at data-sheet rates with full",
-            "overlap, and MFU the bound from above that follows (llama_jax/planning/README.md).",
+            "GiB per device. Parameters, optimizer and gradients are exact; activations are read",
+            "off the compiled loops. The step time is a bound from below, at data-sheet rates with",
+            "full overlap; MFU is the bound from above that follows (llama_jax/planning/README.md).",
             "",
             "| run | mesh | params | optimizer | gradients | activations | temporaries | peak "
             "| usable | fits | bound by | step s | MFU | compile s |",

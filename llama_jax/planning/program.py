@@ -60,7 +60,7 @@ def lower(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
     Raises:
         ValueError: The settings do not divide over the devices.
     """
-    mesh = make_mesh(config.mesh, devices)
+    mesh = _mesh(config, devices)
     graph, _ = llama.abstract(config.model, config.compute)
     optimizer = optimizers.adamw(config.optim, config.steps)
     state = abstract_state(config, optimizer, mesh)
@@ -76,7 +76,7 @@ def lower_decode(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
     The parameters are in the compute dtype, as `load` gives them; the cache holds
     `data.sequence_length` tokens, split over rows and key heads.
     """
-    mesh = make_mesh(config.mesh, devices)
+    mesh = _mesh(config, devices)
     compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
     _, params = llama.abstract(config.model, compute)
     params = place.with_shardings(params, place.shardings(mesh, config.sharding, params))
@@ -122,6 +122,17 @@ def compile(
         middle - start,
         end - middle,
     )
+
+
+def _mesh(config: TrainConfig, devices: Sequence[Any]) -> Mesh:
+    try:
+        return make_mesh(config.mesh, devices)
+    except NotImplementedError as error:  # Of mesh_utils, for a slice that the axes do not fit.
+        reason = str(error).partition(". ")[0]
+        raise ValueError(
+            f"config.mesh does not fit this slice: {reason}. Each axis must be the product of some "
+            "of the slice's dimensions; set the axes of --config.mesh so, or another --topology."
+        ) from None
 
 
 def _row_splits(config: TrainConfig, mesh: Mesh) -> int:
