@@ -110,7 +110,8 @@ def links(case: Case, found: dict) -> list[str]:
         seconds = "-" if sent["seconds"] is None else f"{sent['seconds']:.3g}"
         where = f"{'+'.join(sent['axes'])} | {sent['link']}"
         size = f"{sent['times']:,} | {sent['bytes'] / 1e9:.3g} | {seconds}"
-        lines.append(f"| {case.name} | {sent['kind']} | {where} | {size} |")
+        share = f"{sent['largest_bytes'] / sent['bytes']:.0%} `{sent['largest']}`"
+        lines.append(f"| {case.name} | {sent['kind']} | {where} | {size} | {share} |")
     return lines
 
 
@@ -141,8 +142,8 @@ def page(plans: list[tuple[Case, dict]]) -> str:
             "- Command: `python benchmarks/plan_figures.py`",
             "",
             "GiB per device. Parameters, optimizer and gradients are exact; activations are read",
-            "off the compiled loops. The step time is a bound from below, at data-sheet rates with",
-            "full overlap; MFU is the bound from above that follows (llama_jax/planning/README.md).",
+            "off the compiled loops. The step time is a bound from below, at data-sheet rates and",
+            "with full overlap; MFU is the bound that follows (llama_jax/planning/README.md).",
             "",
             "| run | mesh | params | optimizer | gradients | activations | temporaries | peak "
             "| usable | fits | bound by | step s | MFU | compile s |",
@@ -152,8 +153,8 @@ def page(plans: list[tuple[Case, dict]]) -> str:
             *notes,
             "## Collectives above 0.1 GB, one step, received by each device",
             "",
-            "| run | kind | axes | link | times | GB | seconds |",
-            "|---|---|---|---|---:|---:|---:|",
+            "| run | kind | axes | link | times | GB | seconds | of which the largest |",
+            "|---|---|---|---|---:|---:|---:|---|",
             *(line for case, found in plans for line in links(case, found)),
             "",
             "## Commands",

@@ -42,6 +42,8 @@ class Collective:
     times: int  # How often it runs in one step.
     bytes: int  # Received by each device in one step.
     bandwidth: float | None  # At which a device of the group receives; None if nobody states it.
+    largest: str  # Where the one that moves most comes from: the end of its path in the program.
+    largest_bytes: int
 
     @property
     def seconds(self) -> float | None:
@@ -74,7 +76,17 @@ def _of_computation(instructions: Computation, times: int, links: "Links") -> It
         link, bandwidth = links.of(groups)
         if bandwidth and frozenset(pair[::-1] for pair in groups) in rings:
             bandwidth *= 2  # One ring each way at the same time: the other half is counted too.
-        yield Collective(kind, links.axes(groups), link, len(groups[0]), times, moved, bandwidth)
+        yield Collective(
+            kind=kind,
+            axes=links.axes(groups),
+            link=link,
+            group=len(groups[0]),
+            times=times,
+            bytes=moved,
+            bandwidth=bandwidth,
+            largest=_origin(instruction, instructions),
+            largest_bytes=moved,
+        )
 
 
 def received(kind: str, size: int, group: int) -> float:
@@ -153,7 +165,16 @@ class Links:
 
 
 def _sum(a: Collective, b: Collective) -> Collective:
-    return dataclasses.replace(a, times=a.times + b.times, bytes=a.bytes + b.bytes)
+    larger = max(a, b, key=lambda one: one.largest_bytes)
+    return dataclasses.replace(larger, times=a.times + b.times, bytes=a.bytes + b.bytes)
+
+
+def _origin(instruction: Instruction, around: Computation) -> str:
+    """Returns the operand's type and the last word of the path, such as 'f32[4,8] BTI,IO->BTO'."""
+    operand = around[instruction.operands[0]]
+    words = [word for word in instruction.op_name.split("/") if word != "dot_general"]
+    name = re.sub(r"[^\w,>-]", "", words[-1]) if words else ""
+    return f"{operand.shape.partition('{')[0]} {name}".strip()
 
 
 def _kind(instruction: Instruction, around: Computation) -> str | None:

@@ -62,18 +62,18 @@ def _sizes(size: int, usable: int | None) -> tuple[str, str]:
 
 
 def _collectives(plan: Plan) -> Table:
-    table = _table(
-        "collectives, one step", ("group", "times", "GB", "seconds"), "axes, link", "received"
-    )
+    table = _table("collectives, one step", ("times", "GB", "s"), "axes, link", "received")
+    table.add_column("the largest", overflow="fold")
     shown, rest = plan.collectives[:COLLECTIVES], plan.collectives[COLLECTIVES:]
     for found in shown:
         seconds = "-" if found.seconds is None else f"{found.seconds:.3g}"
-        where = f"{'+'.join(found.axes) or 'none'}, {found.link}"
+        where = f"{'+'.join(found.axes)} ({found.group}) {found.link}"
         size = f"{found.bytes / 1e9:.3g}"
-        table.add_row(found.kind, str(found.group), f"{found.times:,}", size, seconds, where)
+        share = f"{found.largest_bytes / found.bytes:.0%} {found.largest}"
+        table.add_row(found.kind, f"{found.times:,}", size, seconds, where, share)
     if rest:
         size = f"{sum(found.bytes for found in rest) / 1e9:.3g}"
-        table.add_row(f"{len(rest)} others", "", "", size, "", "")
+        table.add_row(f"{len(rest)} others", "", size, "", "", "")
     return table
 
 

@@ -81,6 +81,15 @@ def test_volumes_of_a_program_written_by_hand(mesh):
     assert by_kind["collective-permute"].axes == ("fsdp",)
 
 
+def test_the_largest_of_a_kind_is_named(mesh):
+    more = "%more = f32[64]{0} all-reduce(%big), replica_groups={}, to_apply=%add"
+    more += ', metadata={op_name="jit(step)/jvp()/BTI,IO->BTO/dot_general"}'
+    text = TEXT.replace("  %sum =", f"  %big = f32[64]{{0}} constant({{...}})\n  {more}\n  %sum =")
+    reduced = found(text, mesh)["all-reduce"]
+    assert (reduced.bytes, reduced.largest_bytes) == (96 + 6 * 64, 6 * 64)  # 2 x 3/4 x 4 x 64
+    assert reduced.largest == "f32[64] BTI,IO->BTO"
+
+
 def test_an_all_reduce_that_is_sliced_at_once_is_a_reduce_scatter(mesh):
     scatter = found(TEXT, mesh)["reduce-scatter"]
     assert scatter.bytes == 128 // 2  # 1/2 x 8 x 4 x 4 bytes

@@ -27,7 +27,18 @@ def test_json_has_the_same_keys_always(config):
     assert values["topology"] == "cpu:8" and values["devices"] == 8
     assert values["fits"] is None and values["roofline"] is None
     assert values["settings"]["data"]["batch_size"] == 16
-    names = {"kind", "axes", "link", "group", "times", "bytes", "bandwidth", "seconds"}
+    names = {
+        "kind",
+        "axes",
+        "link",
+        "group",
+        "times",
+        "bytes",
+        "bandwidth",
+        "seconds",
+        "largest",
+        "largest_bytes",
+    }
     assert all(found.keys() == names for found in values["collectives"])
 
 

@@ -17,7 +17,9 @@ CHIP = hardware.chip("NVIDIA H100 80GB HBM3")
 
 
 def plan(**changes) -> Plan:
-    sent = Collective("all-gather", ("fsdp",), "NVLink", 8, 192, 45 * 10**9, 450e9)
+    sent = Collective(
+        "all-gather", ("fsdp",), "NVLink", 8, 192, 45 * 10**9, 450e9, "f32[8]", 9 * 10**9
+    )
     work = roofline.Work(model=40e12, recomputed=8e12, tokens=4096)
     made = Plan(
         program="train step",

@@ -15,7 +15,7 @@ CHIP = Chip(100e12, 16, 15.0, 1e12, Links("ICI", 50e9, "DCN", 5e9))
 
 
 def collective(link, size, bandwidth):
-    return Collective("all-gather", ("fsdp",), link, 8, 1, size, bandwidth)
+    return Collective("all-gather", ("fsdp",), link, 8, 1, size, bandwidth, "", size)
 
 
 def test_llama2_7b_at_32k_on_eight_devices():
