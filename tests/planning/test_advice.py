@@ -90,5 +90,8 @@ def test_a_state_that_is_too_large_for_the_devices_compiles_nothing(remat_none, 
     made = plan_of(300, False, state=250)
     made.mesh = {"data": 1, "fsdp": 8, "tensor": 1}
     found = advice.search(remat_none, made)
+    monkeypatch.setattr(planning, "make", lambda *_: plan_of(90, True))
+    made.memory.parameters = 99  # Just fits: then settings may help, and are tried.
+    assert len(advice.search(remat_none, made).trials) == 1
     # 250 of 100 on 8 devices: 20 hold it.
     assert found.trials == () and "at least 20 devices" in found.reason

@@ -53,7 +53,9 @@ ENTRY %main (x: f32[16,256], y: f32[256]) -> f32[16,256] {
   %start = (s32[], f32[16,256], f32[256]) tuple(%zero, %x, %y)
   %loop = (s32[], f32[16,256], f32[256]) while(%start), condition=%condition, body=%body
   %result = f32[16,256]{1,0} get-tuple-element(%loop), index=1
-  ROOT %negative = f32[16,256]{1,0} negate(%result)
+  %row = f32[1,256]{1,0} bitcast(%y)
+  %patched = f32[16,256]{1,0} dynamic-update-slice(%result, %row, %zero, %zero)
+  ROOT %negative = f32[16,256]{1,0} negate(%patched)
 }
 """
 
@@ -64,4 +66,5 @@ def test_a_loop_touches_a_row_at_a_time_and_the_rest_is_whole():
     # In place: the old row and the new one are touched, not the 16 rows of the buffer.
     write = row + index + row + row
     copy = row  # The copy stays on the chip; only its source is in main memory.
-    assert traffic.main_memory_bytes(hlo.parse(TEXT)) == 10 * (read + write + copy) + 2 * whole
+    after = 2 * row + 2 * whole  # A row is patched in place; all of it is negated.
+    assert traffic.main_memory_bytes(hlo.parse(TEXT)) == 10 * (read + write + copy) + after
