@@ -94,7 +94,8 @@ def devices() -> list[str]:
         state = memory["parameters"] + memory["optimizer"]
         first = first or state * count
         numbers = [f"{state / 1e9:.4f}", f"{memory['gradients'] / 1e9:.4f}"]
-        numbers += [f"{state * count / first:.3f}", f"{made['compile_seconds']:.0f} s"]
+        ended = "out of memory" if made["out_of_memory"] else f"{made['compile_seconds']:.0f} s"
+        numbers += [f"{state * count / first:.3f}", ended]
         lines.append(line(count, slice_, *numbers))
     title = "### Devices, v5p: two layers of Llama-2-70B, embedding and head"
     return ["", title, "", "1/N is 1.000 in the fifth column.", "", *show(lines)]
