@@ -28,6 +28,9 @@ from llama_jax.planning.topology import Topology
 from llama_jax.telemetry.hardware import Chip
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+# Between slices libtpu hands an array to its network runtime: a send that names what it stands for.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SENT_AS = {"ONE_TO_ONE": "collective-permute"}  # The others are called as here.
 Group = tuple[int, ...]  # Indices into the mesh's devices, flattened.
 
 
@@ -66,7 +69,9 @@ def _of_computation(instructions: Computation, times: int, links: "Links") -> It
     found = []
     for instruction in instructions.values():
         if kind := _kind(instruction, instructions):
-            found.append((kind, instruction, _groups(instruction, links.mesh.size)))
+            is_between = instruction.opcode == "send"
+            groups = links.slices() if is_between else _groups(instruction, links.mesh.size)
+            found.append((kind, instruction, groups))
     rings = {frozenset(groups) for kind, _, groups in found if kind == "collective-permute"}
     for kind, instruction, groups in found:
         if len(groups[0]) == 1:
@@ -126,6 +131,13 @@ class Links:
         slowest = min((self._bandwidth(group), self._link(group)) for group in groups)
         return slowest[1], slowest[0]
 
+    def slices(self) -> list[Group]:
+        """Returns the groups of devices that have the same place in different slices."""
+        places: dict[tuple, list[int]] = collections.defaultdict(list)
+        for index, device in enumerate(self.devices):
+            places[tuple(device.coords)].append(index)
+        return [tuple(group) for group in places.values()]
+
     def _link(self, group: Group) -> str:
         assert self.links is not None
         return self.links.far if len(set(map(self._island, group))) > 1 else self.links.near
@@ -180,6 +192,8 @@ def _origin(instruction: Instruction, around: Computation) -> str:
 def _kind(instruction: Instruction, around: Computation) -> str | None:
     """Returns the kind of a collective; None for anything else, and for the -done of a pair."""
     kind = instruction.opcode.removesuffix("-start")
+    if kind == "send" and (sent := _BETWEEN_SLICES.search(instruction.attributes)):
+        return _SENT_AS.get(sent[1], sent[1].lower().replace("_", "-"))
     if kind not in KINDS:
         return None
     root = next(other for other in around.values() if other.is_root)

@@ -175,6 +175,25 @@ def test_a_group_uses_the_torus_dimensions_that_it_spans():
     assert found.of([(0, 1)]) == ("ICI", 100e9)
 
 
+def test_what_is_sent_between_slices_goes_over_the_data_center_network():
+    text = """\
+ENTRY %main (p: f32[256]) -> f32[256] {
+  %p = f32[256]{0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[256]{0}, u32[], token[]) send(%p, %t), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done = token[] send-done(%s), channel_id=1
+  ROOT %out = f32[256]{0} copy(%p)
+}
+"""
+    devices = np.empty(8, object)
+    devices[:] = [types.SimpleNamespace(coords=(i % 4, 0), slice_index=i // 4) for i in range(8)]
+    mesh = types.SimpleNamespace(devices=devices.reshape(2, 4), axis_names=("data", "fsdp"), size=8)
+    hardware_, chip = topology.parse("tpu:v5e:2x2:2"), hardware.chip("TPU v5e")
+    (sent,) = collectives.find(hlo.parse(text), mesh, hardware_, chip)
+    assert (sent.kind, sent.axes, sent.link, sent.group) == ("all-reduce", ("data",), "DCN", 2)
+    assert sent.bytes == 1024 and sent.bandwidth == 3.125e9
+
+
 def test_rings_in_both_directions_share_the_time():
     pair = "source_target_pairs={{0,1},{1,2},{2,0}}", "source_target_pairs={{1,0},{2,1},{0,2}}"
     text = "ENTRY %main (p: f32[4]) -> f32[4] {\n  %p = f32[4]{0} parameter(0)\n"

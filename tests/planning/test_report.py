@@ -81,6 +81,7 @@ def test_every_kind_of_memory_is_shown_with_how_it_is_known():
 def test_what_does_not_fit_says_by_how_much_or_in_the_compilers_words():
     large = dataclasses.replace(plan().memory, peak=80 * GIB)
     assert "Does not fit: 8.80 GiB too much." in text(plan(memory=large))
+    assert plan(out_of_memory="Used 17.5G of 15.75G hbm.").fits is False
     failed = plan(out_of_memory="Used 17.5G of 15.75G hbm.", roofline=None, collectives=())
     assert "The compiler says: Used 17.5G of 15.75G hbm." in text(failed)
 
