@@ -11,10 +11,7 @@ import math
 import re
 from functools import cached_property
 
-_BYTES = {
-    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16,
-}  # fmt: skip
+_BITS = {"pred": 8, "token": 0, "opaque": 0}  # All others say it: bf16, s4, f8e4m3fn.
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -34,8 +31,11 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Returns the size without the padding of its layout; tokens and tuples have none."""
-        return int(math.prod(self.dims) * _BYTES.get(self.dtype, 0))
+        """Returns the size without the padding of its layout."""
+        bits = _BITS.get(self.dtype)
+        if bits is None:
+            bits = int(re.findall(r"\d+", self.dtype)[0])
+        return math.prod(self.dims) * bits // 8
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,8 @@ def test_shapes_are_read_with_layouts_tuples_and_memory_spaces():
     assert loop.bytes == 4 + 8 * 4
     (array,) = hlo.arrays("bf16[8,4096,512]{2,1,0:T(8,128)(2,1)}")
     assert array.bytes == 2 * 8 * 4096 * 512
+    sizes = [array.bytes for array in hlo.arrays("(pred[3], s4[4], f8e4m3fn[5], c64[2], token[])")]
+    assert sizes == [3, 2, 5, 16, 0]
 
 
 def test_operands_and_origin_are_read():
