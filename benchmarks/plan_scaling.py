@@ -181,8 +181,8 @@ def page(parts: list[str]) -> str:
             f"- Compiled on {os.cpu_count()} shared CPU cores, {platform.machine()}",
             f"- Python {platform.python_version()}",
             f"- Commit: {commit}",
-            f"- Command: `python benchmarks/plan_scaling.py {' '.join(sys.argv[1:])}`; formulas stand",
-            "  in its head",
+            f"- Command: `{' '.join(['python', 'benchmarks/plan_scaling.py', *sys.argv[1:]])}`",
+            "- Formulas stand in its head.",
             *parts,
             "",
         ]
