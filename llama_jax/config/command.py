@@ -44,10 +44,12 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         return flags.FLAGS(arguments)
     except flags.Error as error:
         raise ValueError(str(error)) from None
-    except KeyError as error:  # ml_collections, of an unknown section, with the nearest name.
+    except (KeyError, AttributeError) as error:
+        # ml_collections, of an unknown section or setting, with the nearest name.
         if "Did you mean" not in str(error):
             raise
-        name, hint = error.args[0].split("\n")
+        cause = error.args[0]
+        name, hint = (cause.args[0] if isinstance(cause, KeyError) else cause).split("\n")
         raise ValueError(f"--config has no setting {name}. {hint}") from None
 
 

@@ -18,8 +18,9 @@ Dimensions: B batch, T prompt tokens, S cache slots, V vocabulary, E ids that en
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from flax import nnx
 
 from llama_jax.config.generate import GenerateConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
+from llama_jax.core import tree
 from llama_jax.inference.sampling import Sampling, choose
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import cache as kv
@@ -70,8 +72,8 @@ class Generator:
         graph, _ = llama.abstract(config, dataclasses.replace(compute, remat="none"))
         # Chunked attention is as fast as the reference for a single query too (2 CPU cores: 0.06
         # against 0.09 ms with 512 keys of 4 heads of 8, 105 against 117 with 8192 of 8 of 128).
-        dtype = jnp.dtype(compute.dtype)
-        self._prefill = jax.jit(partial(_prefill, graph, config, dtype))
+        self._dtype = jnp.dtype(compute.dtype)
+        self._prefill = jax.jit(partial(_prefill, graph, config, self._dtype))
         self._decode = jax.jit(partial(_decode, graph, config), donate_argnames="decoding")
         self._move = jax.jit(_move, static_argnames="slots")
 
@@ -183,6 +185,41 @@ class Generator:
             )
             used += steps
             yield _rows(np.asarray(token_BX))
+
+    def lower_decode(
+        self, rows: int, slots: int, sharding: Callable[[str, Any], jax.sharding.Sharding]
+    ) -> tuple[jax.stages.Lowered, KVCache]:
+        """Returns the loop over single tokens before its compilation, and its cache as shapes.
+
+        Args:
+            rows: B.
+            slots: S.
+            sharding: Where an array of `Decoding` lives, by its name and shape.
+        """
+
+        def fresh() -> Decoding:
+            zero_B = jnp.zeros(rows, jnp.int32)
+            return Decoding(
+                cache=kv.create(self.config, rows, slots, self._dtype),
+                token_B=zero_B,
+                position_B=zero_B,
+                free_B=zero_B,
+                left_B=zero_B,
+                ended_B=zero_B != 0,
+                seen_BV=jnp.zeros((rows, self.config.vocab), bool),
+                key_B=_keys([[0]] * rows, 0),
+            )
+
+        def placed(name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+            where = sharding(name, leaf)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+        decoding = tree.map_named(placed, jax.eval_shape(fresh))
+        sampling, steps = Sampling.of(GenerateConfig()), jax.ShapeDtypeStruct((), jnp.int32)
+        lowered = self._decode.lower(
+            self.params, decoding=decoding, sampling=sampling, end_E=self._end_E, steps=steps
+        )
+        return lowered, decoding.cache
 
     def _size(self, tokens: int) -> int:
         """Returns the smallest of the sizes that programs are compiled for with so many tokens."""

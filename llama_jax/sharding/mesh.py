@@ -24,13 +24,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = jax.devices() if devices is None else devices
     shape = _shape(config, len(devices))
     islands = _islands(devices)
+    split = {"allow_split_physical_axes": True}  # context=2 on a 4x4 slice: half of a dimension.
     if islands == 1:
-        return Mesh(mesh_utils.create_device_mesh(shape, devices), AXES)
+        return Mesh(mesh_utils.create_device_mesh(shape, devices, **split), AXES)
     outer = _across(shape, islands)
     inner = tuple(size // parts for size, parts in zip(shape, outer, strict=True))
     return Mesh(
         mesh_utils.create_hybrid_device_mesh(
-            inner, outer, devices, process_is_granule=devices[0].platform != "tpu"
+            inner, outer, devices, process_is_granule=devices[0].platform != "tpu", **split
         ),
         AXES,
     )

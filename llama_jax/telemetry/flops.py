@@ -12,7 +12,7 @@ it that is needed.
 
 from typing import Literal
 
-from llama_jax.config.model import ModelConfig
+from llama_jax.config.model import ComputeConfig, ModelConfig
 
 Convention = Literal["causal", "full"]
 
@@ -44,3 +44,32 @@ def per_token(model: ModelConfig, sequence_length: int, convention: Convention) 
     keys = attended_keys(model, sequence_length, convention)
     attention = 12 * model.layers * model.heads * model.head_dim * keys
     return 6 * matrix_parameters(model) + attention
+
+
+def recomputed_per_token(
+    model: ModelConfig, compute: ComputeConfig, sequence_length: int, convention: Convention
+) -> float:
+    """Returns the operations that a step repeats, and `per_token` therefore does not count.
+
+    In the backward pass: the scores of attention, 2 L N H S, unless "reference" keeps them; and by
+    `compute.remat`
+
+        none, minimal       nothing else
+        attention           every matrix of a layer but the MLP's last, whose output nobody needs:
+                            2 L (2 D N H + 2 D K H + 2 D F)
+        full, offload       these, and attention's forward pass, 4 L N H S
+    """
+    keys = attended_keys(model, sequence_length, convention)
+    product = 2 * model.layers * model.heads * model.head_dim * keys
+    attention = 2 * model.embed * (model.heads + model.kv_heads) * model.head_dim
+    matrices = 2 * model.layers * (attention + 2 * model.embed * model.mlp)
+    keeps_scores = compute.attention == "reference" and compute.remat == "none"
+    scores = 0.0 if keeps_scores else product
+    if compute.remat in ("none", "minimal"):
+        return scores
+    return scores + matrices + (0 if compute.remat == "attention" else 2 * product)
+
+
+def per_decoded_token(model: ModelConfig, cached: int) -> float:
+    """Returns 2 N_mm + 4 L N H S operations for one token that attends to S = `cached` others."""
+    return 2 * matrix_parameters(model) + 4 * model.layers * model.heads * model.head_dim * cached

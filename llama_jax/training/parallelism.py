@@ -26,8 +26,8 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
     if parts == 1:
         if method != "auto":
             raise ValueError(
-                f"compute.context_parallel is {method!r} but no sequence is split on this mesh, so "
-                "it has no effect. Set --config.mesh.context, or leave it 'auto'."
+                f"config.compute.context_parallel is {method!r} but no sequence is split on this "
+                "mesh, so it has no effect. Set --config.mesh.context, or leave it 'auto'."
             )
         return config
     _check_sequence(config, parts)
@@ -36,9 +36,9 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
         method = _favoured(config, parts, hardware.chip(kind))
     if method == "ring" and config.compute.attention == "reference":
         raise ValueError(
-            "compute.context_parallel is 'ring' but compute.attention is 'reference', which "
-            "computes no log-sum-exp to merge parts by. Use --config.compute.attention=chunked, "
-            "or --config.compute.context_parallel=gather."
+            "config.compute.context_parallel is 'ring' but config.compute.attention is "
+            "'reference', which computes no log-sum-exp to merge parts by. Use "
+            "--config.compute.attention=chunked, or --config.compute.context_parallel=gather."
         )
     compute = dataclasses.replace(config.compute, context_parallel=method)
     return dataclasses.replace(config, compute=compute)
@@ -69,7 +69,7 @@ def _favoured(config: TrainConfig, parts: int, chip: hardware.Chip | None) -> Co
         return "gather"
     model, S = config.model, config.data.sequence_length
     flops = ATTENTION_EFFICIENCY * chip.peak_flops
-    pays = ring_pays(S, parts, model.heads, model.kv_heads, flops, chip.link_bytes)
+    pays = ring_pays(S, parts, model.heads, model.kv_heads, flops, chip.links.near_bandwidth)
     return "ring" if pays else "gather"
 
 
@@ -77,9 +77,9 @@ def _check_rows(config: TrainConfig, layout: Layout) -> None:
     ways, rows = layout.ways("batch"), config.data.batch_size
     if rows % (ways * config.accumulate):
         raise ValueError(
-            f"data.batch_size is {rows}; on this mesh it must be a multiple of {ways} devices that "
-            f"split the batch times accumulate = {config.accumulate}, so that each micro-batch "
-            "has the same number of rows on each of them."
+            f"config.data.batch_size is {rows}; on this mesh it must be a multiple of {ways} "
+            f"devices that split rows x {config.accumulate} micro-batches. Set "
+            "--config.data.batch_size, --config.accumulate or the axes of --config.mesh."
         )
 
 
@@ -87,12 +87,13 @@ def _check_sequence(config: TrainConfig, parts: int) -> None:
     length = config.data.sequence_length
     if length % (2 * parts):
         raise ValueError(
-            f"data.sequence_length is {length}; split over {parts} devices (mesh.context) it must "
-            f"be a multiple of {2 * parts}: each device holds two equal chunks of every row."
+            f"config.data.sequence_length is {length}; split over {parts} devices "
+            f"(config.mesh.context) it must be a multiple of {2 * parts}: each device holds two "
+            "equal chunks of every row."
         )
     if config.model.residual_dropout:
         raise ValueError(
-            "model.residual_dropout is set and mesh.context splits sequences: a token would draw "
-            "other zeros than on one device. Set --config.model.residual_dropout=0 or "
+            "config.model.residual_dropout is set and config.mesh.context splits sequences: a token "
+            "would draw other zeros than on one device. Set --config.model.residual_dropout=0 or "
             "--config.mesh.context=1."
         )

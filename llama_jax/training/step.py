@@ -65,6 +65,17 @@ def compile_step(
 
     Compiled ahead of the first call, so that compilation is neither timed nor watched as a step.
     """
+    return lower_step(config, graph, optimizer, state, layout).compile()
+
+
+def lower_step(
+    config: TrainConfig,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    layout: Layout,
+) -> jax.stages.Lowered:
+    """Returns the step before its compilation, for the devices of the layout."""
     shape = (config.data.batch_size, config.data.sequence_length)
     rows = layout.sharding("batch", "sequence")
     ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
@@ -76,7 +87,7 @@ def compile_step(
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    return step.lower(state, batch).compile()
+    return step.lower(state, batch)
 
 
 def gradients(

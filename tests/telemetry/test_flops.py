@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from llama_jax.config import presets
+from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.telemetry import flops
 
 
@@ -53,3 +54,32 @@ def test_a_window_as_long_as_the_row_changes_nothing():
     for convention in ("causal", "full"):
         unlimited = flops.per_token(presets.LLAMA2_7B, 4096, convention)
         assert flops.per_token(model, 4096, convention) == unlimited
+
+
+@pytest.mark.parametrize(
+    ("remat", "attention", "expected"),
+    [
+        # L=2, D=8, N=2, K=1, H=4, F=16, T=10: one product of attention is 2 x 2 x 2 x 4 x 5 = 160;
+        # q, k, v, o are 2 x 8 x 3 x 4 = 192, gate and up 256: twice both, two layers, is 1792.
+        ("none", "reference", 0),
+        ("none", "chunked", 160),
+        ("minimal", "chunked", 160),
+        ("attention", "chunked", 160 + 1792),
+        ("full", "chunked", 3 * 160 + 1792),
+        ("offload", "chunked", 3 * 160 + 1792),
+    ],
+)
+def test_what_each_remat_policy_computes_again(remat, attention, expected):
+    model = ModelConfig(
+        layers=2, embed=8, mlp=16, heads=2, kv_heads=1, head_dim=4, vocab=32, context=10
+    )
+    compute = ComputeConfig(remat=remat, attention=attention)
+    assert flops.recomputed_per_token(model, compute, 10, "causal") == expected
+
+
+def test_a_decoded_token_multiplies_every_matrix_once_and_attends_to_the_cache():
+    model = ModelConfig(
+        layers=2, embed=8, mlp=16, heads=2, kv_heads=1, head_dim=4, vocab=32, context=10
+    )
+    # N_mm = 2 (192 + 3 x 8 x 16) + 8 x 32 = 1408; scores and their product with v: 4 x 2 x 2 x 4.
+    assert flops.per_decoded_token(model, 10) == 2 * 1408 + 10 * 64

@@ -46,12 +46,12 @@ def test_the_ring_pays_on_an_h100_from_this_length_per_device(heads, kv_heads, s
     chip = hardware.chip("NVIDIA H100 80GB HBM3")
     flops = parallelism.ATTENTION_EFFICIENCY * chip.peak_flops
     for tokens, pays in ((shortest, False), (shortest + 1, True)):
-        assert ring_pays(8 * tokens, 8, heads, kv_heads, flops, chip.link_bytes) is pays
+        assert ring_pays(8 * tokens, 8, heads, kv_heads, flops, chip.links.near_bandwidth) is pays
 
 
 def test_auto_follows_the_formula(monkeypatch):
-    slow, fast = hardware.Chip(1e12, 16, 1e9), hardware.Chip(1e12, 16, math.inf)
-    for chip, method in ((slow, "gather"), (fast, "ring")):
+    for bandwidth, method in ((1e9, "gather"), (math.inf, "ring")):
+        chip = hardware.Chip(1e12, 16, hardware.Links("ICI", bandwidth))
         monkeypatch.setattr(hardware, "chip", lambda kind, chip=chip: chip)
         assert resolved().compute.context_parallel == method
 
@@ -61,24 +61,27 @@ def test_auto_follows_the_formula(monkeypatch):
     [
         (
             {"context": 1, "compute": compute(context_parallel="ring")},
-            "compute.context_parallel is 'ring' but no sequence is split",
+            "config.compute.context_parallel is 'ring' but no sequence is split",
         ),
         (
             {"compute": compute(context_parallel="ring", attention="reference")},
-            "compute.context_parallel is 'ring' but compute.attention is 'reference'",
+            "config.compute.context_parallel is 'ring' but config.compute.attention is 'reference'",
         ),
         (
             {"data": dataclasses.replace(SETTINGS.data, sequence_length=28)},
-            r"data.sequence_length is 28; .* a multiple of 8",
+            r"config.data.sequence_length is 28; .* a multiple of 8",
         ),
         (
             {"model": dataclasses.replace(SETTINGS.model, residual_dropout=0.1)},
-            "model.residual_dropout is set and mesh.context splits",
+            "config.model.residual_dropout is set and config.mesh.context splits",
         ),
-        ({"accumulate": 8}, r"data.batch_size is 8; .* 2 devices .* accumulate = 8"),
+        (
+            {"accumulate": 8},
+            r"config.data.batch_size is 8; .* 2 devices that split rows x 8 micro-batches",
+        ),
         (
             {"context": 1, "data": dataclasses.replace(SETTINGS.data, batch_size=12)},
-            "data.batch_size is 12; on this mesh it must be a multiple of 8 devices",
+            "config.data.batch_size is 12; on this mesh it must be a multiple of 8 devices",
         ),
     ],
 )

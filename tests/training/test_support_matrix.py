@@ -73,7 +73,7 @@ def memory_settings(what: str, **changes):
 
 def check(config, cell: str, packing: str, what: str = "plain"):
     if cell == "refused":
-        with pytest.raises(ValueError, match=r"^(compute|model)\.\w+ is .*Set|Use"):
+        with pytest.raises(ValueError, match=r"^config\.(compute|model)\.\w+ is .*Set|Use"):
             Training(config)
         return
     metrics, params = Training(config, packing).run(STEPS)

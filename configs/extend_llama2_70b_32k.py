@@ -1,0 +1,44 @@
+r"""Llama-2-70B, 4k -> 32k context by linear position interpolation (Chen et al. 2023).
+
+    python -m llama_jax.train --config=configs/extend_llama2_70b_32k.py \
+        --config.workdir=gs://bucket/llama2_70b_32k --config.init_from=Llama-2-70b-hf \
+        --config.data.tokenizer=Llama-2-70b-hf --config.data.mixture.books.path=books.jsonl.zst
+
+Expect: not measured yet. Settings from section 3.1 of https://arxiv.org/abs/2306.15595, with the
+learning rate that it gives its largest models (33B, 65B).
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/llama2_70b_32k"
+    c.init_from = "Llama-2-70b-hf"
+    c.steps = 1000
+
+    # Model: positions are divided by 8, so that 32,768 tokens span the trained 4,096.
+    c.model = load.default(presets.LLAMA2_70B)
+    c.model.context = 32_768
+    c.model.rope.scaling = "linear"
+    c.model.rope.factor = 8.0
+    c.compute.remat = "full"  # One sequence's layer inputs alone are 43 GB.
+
+    # Data: 128 sequences, 4.2 million tokens per step: on 128 devices one on each.
+    c.data.tokenizer = "Llama-2-70b-hf"
+    c.data.mixture.books = load.default(SourceConfig(path="data/books"))
+    c.data.sequence_length = 32_768
+    c.data.batch_size = 128
+
+    # Optimizer: warm-up from a tenth of the peak, then constant, no decay.
+    c.optim.learning_rate = 1e-5
+    c.optim.schedule = "constant"
+    c.optim.warmup_steps = 20
+    c.optim.warmup_start = 0.1
+    c.optim.weight_decay = 0.0
+
+    # Checkpoint
+    c.checkpoint.every = 100
+    return c
