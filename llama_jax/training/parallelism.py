@@ -93,7 +93,7 @@ def _check_sequence(config: TrainConfig, parts: int) -> None:
         )
     if config.model.residual_dropout:
         raise ValueError(
-            "config.model.residual_dropout is set and config.mesh.context splits sequences: a token "
-            "would draw other zeros than on one device. Set --config.model.residual_dropout=0 or "
-            "--config.mesh.context=1."
+            "config.model.residual_dropout is set and config.mesh.context splits sequences: a "
+            "token would draw other zeros than on one device. Set "
+            "--config.model.residual_dropout=0 or --config.mesh.context=1."
         )
