@@ -9,14 +9,17 @@ traffic   bytes that collectives move per device against the formulas below, for
 Compiles for hardware that is not here; every compilation runs in a process of its own. Prints
 tables, and writes them to benchmarks/results/plan_scaling.md with all three.
 
-Formulas, received by each device in one micro-batch, for W bytes of one layer's and the head's
-matrices in the compute dtype and g devices on an axis (https://jax-ml.github.io/scaling-book):
+Formulas, received by each device in one micro-batch of remat "full", in bytes of the compute dtype.
+L layers have matrices of W bytes each (after tensor parallelism), embedding and head of E; a device
+has b rows of S tokens, of which X bytes are one [b, S, D] (https://jax-ml.github.io/scaling-book):
 
-    fsdp      2 W (g - 1) / g    gathered in the forward and in the backward pass
-            + 1 W (g - 1) / g    gradients, reduced and scattered once
-    data      2 W' (g - 1) / g   all-reduce of the gradients that one device holds, W' in float32
-    context   per layer 2 b S K H bytes of keys and values of b rows, (g - 1) / g of it gathered
-              forward and again backward, and as much of gradients scattered
+    fsdp x context    (3 L W + 2 E) (g - 1) / g    of g devices: layers are gathered forward and
+                      backward, embedding and head once, all gradients scattered once
+    data              2 (L W + E) / g (d - 1) / d  all-reduce of the gradients that a device holds
+    context           3 L (2 b S K H) (c - 1) / c  keys and values gathered forward and backward, as
+                      much of gradients scattered
+    tensor            (5 L + 2) 2 X (t - 1) / t    all-reduces of the layers' two outputs, of one of
+                      them again when recomputed, and of two gradients; of embedding and loss
 """
 
 import argparse
@@ -43,6 +46,8 @@ SHAPE = {
     "compute.remat": "full",
 }
 EIGHT = {"gpu": "gpu:h100:8", "tpu": "tpu:v5p:2x2x2"}
+# On 2x2x2 and 4x4 XLA for TPUs writes reduce-scatter as all-reduce, twice the bytes.
+TRAFFIC = {"gpu": "gpu:h100:8", "tpu": "tpu:v5e:2x4"}
 SLICES = ("2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 DEPTHS = (2, 32, 80)
 LAYERS = 4  # Of the traffic tables.
@@ -113,13 +118,13 @@ def traffic(platform_: str) -> list[str]:
     for mesh in MESHES:
         settings = SHAPE | {"model.layers": LAYERS}
         settings |= {f"mesh.{axis}": size for axis, size in mesh.items()}
-        made = plan(EIGHT[platform_], settings)
+        made = plan(TRAFFIC[platform_], settings)
         name = " ".join(f"{axis}={size}" for axis, size in mesh.items())
         if "error" in made:
             lines.append(line(name, made["error"], "", "", "", ""))
             continue
         lines += rows(name, made)
-    return ["", f"### Traffic, {EIGHT[platform_]}, {LAYERS} layers", "", *show(lines)]
+    return ["", f"### Traffic, {TRAFFIC[platform_]}, {LAYERS} layers", "", *show(lines)]
 
 
 def rows(name: str, made: dict) -> list[str]:
@@ -129,7 +134,9 @@ def rows(name: str, made: dict) -> list[str]:
     for sent in made["collectives"]:
         axes = "+".join(sent["axes"])
         measured[axes] = measured.get(axes, 0.0) + sent["bytes"]
-        lines.append(line(name, axes, sent["kind"], f"{sent['bytes'] / 1e9:.3f}", "", ""))
+        if sent["bytes"] > 1e6:
+            lines.append(line(name, axes, sent["kind"], f"{sent['bytes'] / 1e9:.3f}", "", ""))
+    measured = {axes: size for axes, size in measured.items() if axes in expected or size > 1e7}
     for axes in sorted(measured.keys() | expected.keys()):
         found, formula = measured.get(axes, 0.0), expected.get(axes)
         cells = (f"{formula / 1e9:.3f}", f"{found / formula:.2f}") if formula else ("none", "")
@@ -140,23 +147,28 @@ def rows(name: str, made: dict) -> list[str]:
 def formulas(made: dict) -> dict[str, float]:
     """Returns the bytes of one step by axis, by the formulas of this file's head."""
     config, mesh = made["settings"], made["mesh"]
-    model, micro = config["model"], config["accumulate"]
-    heads, kv_heads, size = model["heads"], model["kv_heads"], model["head_dim"]
-    matrices = 2 * model["embed"] * (heads + kv_heads) * size + 3 * model["embed"] * model["mlp"]
-    weights = model["layers"] * matrices + 2 * model["embed"] * model["vocab"]
-    weights //= mesh["tensor"]
-    found = {}
-    g = mesh["fsdp"]
-    if g > 1:
-        found["fsdp"] = micro * 3 * 2 * weights * (g - 1) / g
-    if (d := mesh["data"]) > 1:
-        found["data"] = micro * 2 * 4 * (weights / g) * (d - 1) / d
-    if (c := mesh.get("context", 1)) > 1:
-        rows_ = config["data"]["batch_size"] / (mesh["data"] * g * micro)
-        tokens = rows_ * config["data"]["sequence_length"]
-        keys_values = 2 * tokens * kv_heads / mesh["tensor"] * size * 2
-        found["context"] = micro * model["layers"] * 3 * keys_values * (c - 1) / c
-    return found
+    model, L = config["model"], config["model"]["layers"]
+    D, K, H = model["embed"], model["kv_heads"], model["head_dim"]
+    t, d, c = mesh["tensor"], mesh["data"], mesh["context"]
+    g = mesh["fsdp"] * c
+    W = 2 * (2 * D * (model["heads"] + K) * H + 3 * D * model["mlp"]) / t
+    E = 2 * (2 * D * model["vocab"]) / t
+    tokens = config["data"]["batch_size"] * config["data"]["sequence_length"] / (d * mesh["fsdp"])
+    parts = {
+        "+".join(axis for axis in ("fsdp", "context") if mesh[axis] > 1): share(
+            g, 3 * L * W + 2 * E
+        ),
+        "data": share(d, 2 * (L * W + E) / g),
+        "context": share(c, 3 * L * 2 * (2 * tokens * K / t * H)),
+        "tensor": share(t, (5 * L + 2) * 2 * 2 * tokens / c * D),
+    }
+    if c == g:
+        parts["context"] += share(g, 3 * L * W + 2 * E)
+    return {axes: size for axes, size in parts.items() if size}
+
+
+def share(devices: int, size: float) -> float:
+    return size * (devices - 1) / devices
 
 
 def line(*cells) -> str:

@@ -18,6 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.weights import fetch, psum, sum_gradient
+
+HEAD = ("embed", "vocab")
 
 Sums = dict[str, jax.Array]
 
@@ -106,6 +109,7 @@ _cross_entropy.defvjp(_forward, _backward)
 def _on_mesh(how: _How, compute: Callable, gradients: int) -> Callable:
     """Returns `compute` for whole arrays: run by each device on its part of them."""
     layout = how.layout
+    run: Callable
 
     def cast(x_BTD, head_DV, target_BT, weight_BT):
         # Before it is fetched from other devices: half as many bytes in bfloat16.
@@ -115,11 +119,16 @@ def _on_mesh(how: _How, compute: Callable, gradients: int) -> Callable:
         run = functools.partial(compute, how)
         return cast
     x, tokens = layout.spec("batch", "sequence", None), layout.spec("batch", "sequence")
-    outputs = ((layout.spec(), layout.spec()), x, layout.spec("embed", "vocab"))
+    head = layout.spec(*HEAD)
+    outputs = ((layout.spec(), layout.spec()), x, head)
+
+    def local(x_BTD, head_DV, target_BT, weight_BT):
+        return compute(how, x_BTD, fetch(layout, HEAD, head_DV), target_BT, weight_BT)
+
     run = jax.shard_map(
-        functools.partial(compute, how),
+        local,
         mesh=layout.mesh,
-        in_specs=(x, layout.spec(None, "vocab"), tokens, tokens),
+        in_specs=(x, head, tokens, tokens),
         out_specs=outputs if gradients else outputs[0],
         check_vma=False,  # The gradients are made here, not derived from this function.
     )
@@ -164,12 +173,16 @@ def _sums_and_gradients(
         dlogit_BCV = dlogit_BCV.astype(x_BCD.dtype)
         dx_BCD = jnp.einsum("BCV,DV->BCD", dlogit_BCV, head_DV, preferred_element_type=jnp.float32)
         add_DV = jnp.einsum("BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32)
-        dx_BTD = _put(dx_BTD, _psum(dx_BCD, how.vocab_axes), start)
+        dx_BTD = _put(dx_BTD, psum(dx_BCD.astype(x_BCD.dtype), how.vocab_axes), start)
         return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV + add_DV), None
 
     zeros = _zero_sums(), jnp.zeros_like(x_BTD), jnp.zeros(head_DV.shape, jnp.float32)
     (totals, dx_BTD, dhead_DV), _ = lax.scan(step, zeros, jnp.arange(0, padded_T, C))
-    return _finish(how, totals, weight_BT), dx_BTD[:, :T], _sum_of_head(how, dhead_DV)
+    if how.layout is not None:
+        dhead_DV = sum_gradient(how.layout, HEAD, dhead_DV.astype(head_DV.dtype))
+    # Now: the whole head in float32 is not to be held until the optimizer needs its gradient.
+    dx_BTD, dhead_DV = lax.optimization_barrier((dx_BTD[:, :T], dhead_DV))
+    return _finish(how, totals, weight_BT), dx_BTD, dhead_DV
 
 
 def _chunk_sums(
@@ -178,8 +191,8 @@ def _chunk_sums(
     """Returns (loss, sums) of one chunk, and log Z [B, C]."""
     axes = how.vocab_axes
     max_BC = _pmax(logit_BCV.max(axis=-1), axes)
-    log_z_BC = max_BC + jnp.log(_psum(jnp.exp(logit_BCV - max_BC[..., None]).sum(axis=-1), axes))
-    target_logit_BC = _psum(_of_target(how, logit_BCV, target_BC), axes)
+    log_z_BC = max_BC + jnp.log(psum(jnp.exp(logit_BCV - max_BC[..., None]).sum(axis=-1), axes))
+    target_logit_BC = psum(_of_target(how, logit_BCV, target_BC), axes)
     z_loss_BC = how.z_loss * weight_BC * log_z_BC**2
     loss = (weight_BC * (log_z_BC - target_logit_BC) + z_loss_BC).sum()
     correct = jnp.where(target_logit_BC == max_BC, weight_BC, 0.0).sum()
@@ -223,22 +236,8 @@ def _finish(how: _How, totals: tuple[jax.Array, Sums], weight_BT: jax.Array):
     out = loss, sums | {"weight": weight_BT.sum()}
     if how.layout is None:
         return out
-    axes = how.layout.axes("batch") + how.layout.axes("sequence")
-    return jax.tree.map(lambda total: _psum(total, axes), out)
-
-
-def _sum_of_head(how: _How, dhead_DV: jax.Array) -> jax.Array:
-    """Returns this device's rows of the gradient over all devices' tokens."""
-    if how.layout is None:
-        return dhead_DV
-    tokens = how.layout.axes("batch") + how.layout.axes("sequence")
-    rows = how.layout.axes("embed")
-    dhead_DV = _psum(dhead_DV, tuple(axis for axis in tokens if axis not in rows))
-    return lax.psum_scatter(dhead_DV, rows, tiled=True) if rows else dhead_DV
-
-
-def _psum(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    return lax.psum(x, axes) if axes else x
+    axes = how.layout.token_axes
+    return jax.tree.map(lambda total: psum(total, axes), out)
 
 
 def _pmax(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

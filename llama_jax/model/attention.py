@@ -31,12 +31,13 @@ class Attention(nnx.Module):
             std=config.init_std,
             dtype=jnp.dtype(compute.param_dtype),
             bias=config.attention_bias,
+            layout=layout,
             rngs=rngs,
         )
-        self.q = linear(D, q_heads)
-        self.k = linear(D, kv_heads)
-        self.v = linear(D, kv_heads)
-        self.o = linear(q_heads, D)
+        self.q = linear(D, q_heads, "attention/q/kernel")
+        self.k = linear(D, kv_heads, "attention/k/kernel")
+        self.v = linear(D, kv_heads, "attention/v/kernel")
+        self.o = linear(q_heads, D, "attention/o/kernel")
         self.compute, self.layout = compute, layout
 
     def __call__(

@@ -3,13 +3,19 @@
 Dimensions: B batch, T tokens, V vocab, D embed.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from llama_jax.config.model import ModelConfig
+from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.weights import fetch, psum, sum_gradient
+
+TABLE = place.DIMS["embed/embedding"]
 
 
 class Embed(nnx.Module):
@@ -25,33 +31,62 @@ class Embed(nnx.Module):
 
     def __call__(self, token_BT: jax.Array, dtype: str) -> jax.Array:
         """Returns [B, T, D] in `dtype`."""
-        embedding_VD = self.embedding[...].astype(dtype)
-        if self.layout is None:
-            return embedding_VD[token_BT]
-        return _split_lookup(self.layout, embedding_VD, token_BT)
+        if self.layout is None or self.layout.mesh.size == 1:
+            return self.embedding[...][token_BT].astype(dtype)
+        embedding_VD = self.embedding[...].astype(dtype)  # Less to send to other devices.
+        return _lookup(self.layout, len(embedding_VD), embedding_VD, token_BT)
 
 
-def _split_lookup(layout: Layout, embedding_VD: jax.Array, token_BT: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _lookup(layout: Layout, V: int, embedding_VD: jax.Array, token_BT: jax.Array) -> jax.Array:
     """Returns [B, T, D]: each device looks up the ids of its rows of the table, all are added.
 
     XLA left alone makes the whole [B, T, D] on every device.
     """
-    vocab, embed = layout.axes("vocab"), layout.axes("embed")
 
     def local(embedding_VD, token_BT):
-        if embed:
-            embedding_VD = lax.all_gather(embedding_VD, embed, axis=1, tiled=True)
-        if not vocab:
-            return embedding_VD[token_BT]
-        V = embedding_VD.shape[0]
-        row_BT = token_BT - lax.axis_index(vocab) * V
-        here_BT1 = ((row_BT >= 0) & (row_BT < V))[..., None]
-        found_BTD = embedding_VD[jnp.clip(row_BT, 0, V - 1)]
-        return lax.psum(jnp.where(here_BT1, found_BTD, jnp.zeros((), found_BTD.dtype)), vocab)
+        embedding_VD = fetch(layout, TABLE, embedding_VD)
+        row_BT, is_here_BT = _rows(layout, token_BT, len(embedding_VD))
+        found_BTD = jnp.where(is_here_BT[..., None], embedding_VD[row_BT], 0)
+        return psum(found_BTD, layout.axes("vocab"))
 
     return jax.shard_map(
         local,
         mesh=layout.mesh,
-        in_specs=(layout.spec("vocab", "embed"), layout.spec("batch", "sequence")),
+        in_specs=(layout.spec(*TABLE), layout.spec("batch", "sequence")),
         out_specs=layout.spec("batch", "sequence", None),
+        check_vma=False,  # Every sum over devices is written here.
     )(embedding_VD, token_BT)
+
+
+def _forward(layout: Layout, V: int, embedding_VD: jax.Array, token_BT: jax.Array):
+    return _lookup(layout, V, embedding_VD, token_BT), token_BT
+
+
+def _backward(layout: Layout, V: int, token_BT: jax.Array, dx_BTD: jax.Array):
+    def local(dx_BTD, token_BT):
+        here = V // layout.ways("vocab")
+        row_BT, is_here_BT = _rows(layout, token_BT, here)
+        wide_BTD = jnp.where(is_here_BT[..., None], dx_BTD, 0).astype(jnp.float32)
+        grad_VD = jnp.zeros((here, wide_BTD.shape[-1]), jnp.float32).at[row_BT].add(wide_BTD)
+        return sum_gradient(layout, TABLE, grad_VD.astype(dx_BTD.dtype))
+
+    grad_VD = jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=(layout.spec("batch", "sequence", None), layout.spec("batch", "sequence")),
+        out_specs=layout.spec(*TABLE),
+        check_vma=False,
+    )(dx_BTD, token_BT)
+    return grad_VD, None
+
+
+_lookup.defvjp(_forward, _backward)
+
+
+def _rows(layout: Layout, token_BT: jax.Array, V: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the row of each id in this device's part of V rows, and whether it is there."""
+    axes = layout.axes("vocab")
+    row_BT = token_BT - (lax.axis_index(axes) * V if axes else 0)
+    is_here_BT = (row_BT >= 0) & (row_BT < V)
+    return jnp.where(is_here_BT, row_BT, 0), is_here_BT

@@ -72,7 +72,9 @@ class Llama(nnx.Module):
         self.norm = RMSNorm(config.embed, config.norm_eps, dtype)
         if not config.tie_embeddings:
             D, V = (config.embed,), (config.vocab,)
-            self.head = Linear(D, V, std=config.init_std, dtype=dtype, rngs=rngs)
+            self.head = Linear(
+                D, V, "head/kernel", std=config.init_std, dtype=dtype, layout=layout, rngs=rngs
+            )
 
     def __call__(self, token_BT: jax.Array) -> jax.Array:
         """Returns causal next-token logits f32[B, T, V] of rows that start at position 0."""
@@ -103,6 +105,8 @@ class Llama(nnx.Module):
         length_B = position_BT.max(axis=1) + 1
         cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
         graph, layers = nnx.split(self.layers)
+        # Once and not in each layer: so are their gradients, stacked, in this dtype too.
+        layers = jax.tree.map(lambda param: param.astype(self.compute.dtype), layers)
 
         def block(x_BTD, layer):
             params, keys_values, drop = layer

@@ -1,5 +1,7 @@
 """The gated feed-forward block (SwiGLU, Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,9 +19,10 @@ class MLP(nnx.Module):
     ):
         D, F, std = (config.embed,), (config.mlp,), config.init_std
         self.layout = layout
-        self.gate = Linear(D, F, std=std, dtype=dtype, rngs=rngs)
-        self.up = Linear(D, F, std=std, dtype=dtype, rngs=rngs)
-        self.down = Linear(F, D, std=std, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, std=std, dtype=dtype, layout=layout, rngs=rngs)
+        self.gate = linear(D, F, "mlp/gate/kernel")
+        self.up = linear(D, F, "mlp/up/kernel")
+        self.down = linear(F, D, "mlp/down/kernel")
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D]."""

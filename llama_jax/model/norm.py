@@ -1,4 +1,9 @@
-"""Root mean square normalisation (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
+"""Root mean square normalisation (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467).
+
+Dimensions: B batch, T tokens, D embed.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +19,38 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the dtype of x: rounded first, then scaled, as Hugging Face does."""
-        wide_BTD = x_BTD.astype(jnp.float32)
-        mean_BT1 = jnp.mean(wide_BTD * wide_BTD, axis=-1, keepdims=True)
-        unit_BTD = (wide_BTD * jax.lax.rsqrt(mean_BT1 + self.eps)).astype(x_BTD.dtype)
-        return unit_BTD * self.scale[...].astype(x_BTD.dtype)[None, None, :]
+        return _scaled(self.eps, x_BTD, self.scale[...].astype(x_BTD.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scaled(eps: float, x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
+    unit_BTD, _ = _unit(eps, x_BTD)
+    return unit_BTD.astype(x_BTD.dtype) * scale_D[None, None]
+
+
+def _unit(eps: float, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns x / root and 1 / root, f32 [B, T, D] and [B, T, 1]."""
+    wide_BTD = x_BTD.astype(jnp.float32)
+    mean_BT1 = jnp.mean(wide_BTD * wide_BTD, axis=-1, keepdims=True)
+    inverse_BT1 = jax.lax.rsqrt(mean_BT1 + eps)
+    return wide_BTD * inverse_BT1, inverse_BT1
+
+
+def _forward(eps: float, x_BTD: jax.Array, scale_D: jax.Array):
+    return _scaled(eps, x_BTD, scale_D), (x_BTD, scale_D)
+
+
+def _backward(eps: float, saved, dy_BTD: jax.Array):
+    x_BTD, scale_D = saved
+    unit_BTD, _ = _unit(eps, x_BTD)
+    dscale_D = (dy_BTD.astype(jnp.float32) * unit_BTD).sum((0, 1)).astype(scale_D.dtype)
+    # First dscale: as long as it waits, x and dy are held.
+    dscale_D, x_BTD, dy_BTD = jax.lax.optimization_barrier((dscale_D, x_BTD, dy_BTD))
+    unit_BTD, inverse_BT1 = _unit(eps, x_BTD)
+    dunit_BTD = dy_BTD.astype(jnp.float32) * scale_D[None, None]
+    along_BT1 = jnp.mean(dunit_BTD * unit_BTD, axis=-1, keepdims=True)
+    dx_BTD = (dunit_BTD - unit_BTD * along_BT1) * inverse_BT1
+    return dx_BTD.astype(x_BTD.dtype), dscale_D
+
+
+_scaled.defvjp(_forward, _backward)

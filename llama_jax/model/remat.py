@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 
 SAVED = {
+    # A kernel of which other devices have parts is fetched again: all of them would be the model.
+    "none": jax.checkpoint_policies.save_anything_except_these_names("fetched_kernel"),
     "minimal": jax.checkpoint_policies.save_only_these_names(
         "product", "attention_out", "attention_lse"
     ),
@@ -21,7 +23,5 @@ SAVED = {
 
 def remat(block: Callable, policy: str) -> Callable:
     """Returns `block` that recomputes in the backward pass what `policy` does not keep."""
-    if policy == "none":
-        return block
     # Inside scan XLA cannot merge the recomputation away, so the barriers would only cost time.
     return jax.checkpoint(block, policy=SAVED[policy], prevent_cse=False)

@@ -58,11 +58,30 @@ def find(module: Module, mesh: Mesh, topology: Topology, chip: Chip | None) -> l
     """Returns the program's collectives, those of one kind, axes and size of group together."""
     links = Links(mesh, topology, chip)
     merged: dict[tuple, Collective] = {}
+    continuing = _continuing(module)
     for name, times in module.runs.items():
+        if name in continuing:
+            continue
         for new in _of_computation(module.computations[name], times, links):
             key = (new.kind, new.axes, new.group, new.link, new.bandwidth)
             merged[key] = _sum(merged[key], new) if key in merged else new
     return sorted(merged.values(), key=lambda found: -found.bytes)
+
+
+def _continuing(module: Module) -> set[str]:
+    """Returns the computations in which a collective stands that another has started.
+
+    XLA for TPUs writes a transfer that goes on beside computation as a fusion that starts it,
+    fusions of computation that carry it on, and one that ends it; in each it stands whole.
+    """
+    return {
+        called
+        for instructions in module.computations.values()
+        for i in instructions.values()
+        for called in i.called("calls")
+        if i.name.startswith("async-collective-done")
+        or called.startswith("async_collective_fusion")
+    }
 
 
 def _of_computation(instructions: Computation, times: int, links: "Links") -> Iterator[Collective]:

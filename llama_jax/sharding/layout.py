@@ -21,6 +21,11 @@ class Layout:
         """Returns the mesh axes that split a dimension."""
         return getattr(self.rules, dim)
 
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """Returns the mesh axes over which tokens are spread."""
+        return self.rules.batch + self.rules.sequence
+
     def ways(self, dim: str) -> int:
         """Returns into how many parts a dimension is split."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes(dim))

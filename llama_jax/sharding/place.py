@@ -40,18 +40,23 @@ def param_dims(name: str) -> tuple[str | None, ...]:
     return ()
 
 
-def shardings(layout: Layout, shapes: Any) -> Any:
-    """Returns the NamedSharding of each leaf of a tree of parameters, moments and scalars.
+def kernel_dims(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+    """Returns the dimensions by which a parameter of this shape is split.
 
     Key heads are whole on every device where a mesh has more parts for them than there are.
+    """
+    return tuple(_split(layout, *pair) for pair in zip(param_dims(name), shape, strict=True))
+
+
+def shardings(layout: Layout, shapes: Any) -> Any:
+    """Returns the NamedSharding of each leaf of a tree of parameters, moments and scalars.
 
     Raises:
         ValueError: A dimension does not divide evenly over its mesh axes.
     """
 
     def one(name: str, leaf: Any) -> NamedSharding:
-        dims = param_dims(name) if leaf.ndim else ()
-        dims = tuple(_split(layout, *pair) for pair in zip(dims, leaf.shape, strict=True))
+        dims = kernel_dims(layout, name, leaf.shape) if leaf.ndim else ()
         _refuse_uneven(name, leaf.shape, dims, layout)
         return layout.sharding(*dims)
 

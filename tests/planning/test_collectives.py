@@ -59,6 +59,50 @@ ENTRY %main (p: f32[4,4], q: f32[8,4], i: s32[]) -> f32[4,4] {
 """
 
 
+# One all-gather of 4 x 16 bytes that goes on while a loop of 5 runs computes.
+ASYNC = """\
+HloModule m, num_partitions=4
+
+%starting (a: f32[4,4]) -> f32[16,4] {
+  %a = f32[4,4]{1,0} parameter(0)
+  ROOT %g = f32[16,4]{1,0} all-gather(%a), channel_id=1, replica_groups={}, dimensions={0}
+}
+
+%async_collective_fusion.7 (b: f32[4,4]) -> f32[16,4] {
+  %b = f32[4,4]{1,0} parameter(0)
+  ROOT %h = f32[16,4]{1,0} all-gather(%b), channel_id=1, replica_groups={}, dimensions={0}
+}
+
+%ending (c: f32[4,4]) -> f32[16,4] {
+  %c = f32[4,4]{1,0} parameter(0)
+  ROOT %j = f32[16,4]{1,0} all-gather(%c), channel_id=1, replica_groups={}, dimensions={0}
+}
+
+%body (arg: (s32[], f32[4,4])) -> (s32[], f32[4,4]) {
+  %arg = (s32[], f32[4,4]) parameter(0)
+  %x = f32[4,4]{1,0} get-tuple-element(%arg), index=1
+  %step = f32[16,4]{1,0} fusion(%x), kind=kOutput, calls=%async_collective_fusion.7
+  ROOT %next = (s32[], f32[4,4]) tuple(%x, %x)
+}
+
+%condition (arg.1: (s32[], f32[4,4])) -> pred[] {
+  %arg.1 = (s32[], f32[4,4]) parameter(0)
+  %i = s32[] get-tuple-element(%arg.1), index=0
+  %n = s32[] constant(5)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: f32[4,4], i: s32[]) -> f32[16,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %async-collective-start.3 = f32[16,4]{1,0} fusion(%p), kind=kCustom, calls=%starting
+  %start = (s32[], f32[4,4]) tuple(%i, %p)
+  %loop = (s32[], f32[4,4]) while(%start), condition=%condition, body=%body
+  ROOT %async-collective-done.3 = f32[16,4]{1,0} fusion(%p), kind=kCustom, calls=%ending
+}
+"""
+
+
 @pytest.fixture
 def mesh() -> Mesh:
     return Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("data", "fsdp"))
@@ -79,6 +123,11 @@ def test_volumes_of_a_program_written_by_hand(mesh):
     assert by_kind["all-reduce"].axes == ("data", "fsdp")
     assert by_kind["collective-permute"].bytes == 64
     assert by_kind["collective-permute"].axes == ("fsdp",)
+
+
+def test_a_transfer_that_goes_on_beside_a_loop_counts_once(mesh):
+    (found,) = collectives.find(hlo.parse(ASYNC), mesh, topology.parse("cpu:4"), None)
+    assert (found.kind, found.times, found.bytes) == ("all-gather", 1, 3 * 64)
 
 
 def test_the_largest_of_a_kind_is_named(mesh):

@@ -44,8 +44,10 @@ def attention(
 
 def _forward(chunk: int, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask):
     out_BTNH, log_sum_BKGT = forward(chunk, q_BTNH, k_BSKH, v_BSKH, mask)
+    # Rounded now: XLA would hold the float32 and round it at each use.
+    out_BTNH = lax.optimization_barrier(out_BTNH.astype(q_BTNH.dtype))
     # Named, so that a remat policy can keep both and the backward pass skips this function.
-    out_BTNH = checkpoint_name(out_BTNH.astype(q_BTNH.dtype), "attention_out")
+    out_BTNH = checkpoint_name(out_BTNH, "attention_out")
     log_sum_BKGT = checkpoint_name(log_sum_BKGT, "attention_lse")
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT)
 
@@ -117,7 +119,7 @@ def forward(
     shape, dims = (B, K, N // K, tiles.T), (-2, -1, -1)
     out_BKGTH, max_BKGT, sum_BKGT = _each(
         tile,
-        tiles.starts,
+        _late(tiles.starts, q_BTNH),
         (
             jnp.zeros((*shape, H), jnp.float32),
             jnp.full(shape, LOWEST_MAXIMUM, jnp.float32),
@@ -190,7 +192,7 @@ def backward(
         for a, size in ((q_BKGTH, tiles.P), (k_BKSH, tiles.C), (v_BKSH, tiles.C))
     )
     zeros = tuple(jnp.zeros(a.shape, jnp.float32) for a in (q_BKGTH, k_BKSH, v_BKSH))
-    dq_BKGTH, dk_BKSH, dv_BKSH = _each(tile, tiles.starts, zeros)
+    dq_BKGTH, dk_BKSH, dv_BKSH = _each(tile, _late(tiles.starts, q_BTNH), zeros)
     dq_BTNH = _tokens_first(dq_BKGTH * H**-0.5, T)
     dk_BSKH = (dk_BKSH * H**-0.5).swapaxes(1, 2)[:, :S]
     return dq_BTNH, dk_BSKH, dv_BKSH.swapaxes(1, 2)[:, :S]
@@ -250,7 +252,18 @@ def _add(a: jax.Array, part: jax.Array, start: jax.Array) -> jax.Array:
     return _put(a, _cut(a, start, part.shape[-2], -2) + part, start, -2)
 
 
-def _each(tile, starts: np.ndarray, carry):
+def _late(starts: np.ndarray, q_BTNH: jax.Array) -> np.ndarray | jax.Array:
+    """Returns `starts`, as if it were known only when q is.
+
+    The masks of all tiles do not depend on the layer. JAX and XLA would therefore compute them
+    before the loop over layers, once, and hold them: at 32K that is more than the model.
+    """
+    if len(starts) == 1:
+        return starts
+    return lax.optimization_barrier((jnp.asarray(starts), q_BTNH[0, 0, 0, 0]))[0]
+
+
+def _each(tile, starts: np.ndarray | jax.Array, carry):
     """Returns the carry after every tile; a single tile is not wrapped in a loop."""
     if len(starts) == 1:
         return tile(carry, starts[0])

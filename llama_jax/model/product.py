@@ -1,0 +1,38 @@
+"""The product of tokens and a matrix, with gradients of its own.
+
+The forms are chosen for XLA's CPU backend, where they are up to three times as fast as JAX's own
+(README.md); they mean the same on every platform.
+
+Dimensions: B batch, T tokens, I inputs, O outputs.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def product(x_BTI: jax.Array, w_IO: jax.Array) -> jax.Array:
+    """Returns x w as [B, T, O], summed in float32 and rounded once to the dtype of x."""
+    y_BTO = jnp.einsum("BTI,IO->BTO", x_BTI, w_IO, preferred_element_type=jnp.float32)
+    return y_BTO.astype(x_BTI.dtype)
+
+
+def gradients(x_BTI: jax.Array, w_IO: jax.Array, dy_BTO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the gradients of x and w, summed in float32 and rounded once to their dtypes."""
+    dw_IO = jnp.einsum("BTI,BTO->IO", x_BTI, dy_BTO, preferred_element_type=jnp.float32)
+    # First dw, then dx: as long as dw waits, x is held, which nothing else needs any more.
+    dw_IO, dy_BTO = jax.lax.optimization_barrier((dw_IO.astype(w_IO.dtype), dy_BTO))
+    dx_BTI = jnp.einsum("BTO,IO->BTI", dy_BTO, w_IO, preferred_element_type=jnp.float32)
+    return dx_BTI.astype(x_BTI.dtype), dw_IO
+
+
+def _forward(x_BTI: jax.Array, w_IO: jax.Array):
+    return product(x_BTI, w_IO), (x_BTI, w_IO)
+
+
+def _backward(saved, dy_BTO: jax.Array):
+    x_BTI, w_IO = saved
+    return gradients(x_BTI, w_IO, dy_BTO)
+
+
+product.defvjp(_forward, _backward)
