@@ -40,7 +40,12 @@ class Case:
 
 CASES = (
     Case("Llama-2-7B, 32K, 8 x H100", "extend_llama2_7b_32k", "gpu:h100:8"),
-    Case("Llama-2-7B, 32K, v5e-16", "extend_llama2_7b_32k", "tpu:v5e:4x4", ("accumulate=8",)),
+    Case(
+        "Llama-2-7B, 32K, v5e-16",
+        "extend_llama2_7b_32k",
+        "tpu:v5e:4x4",
+        ("mesh.context=4", "accumulate=32"),
+    ),
     Case("Llama-2-7B, 32K, v5p-16", "extend_llama2_7b_32k", "tpu:v5p:2x2x2"),
     Case("Llama-2-13B, 8K, 8 x H100", "extend_llama2_13b_8k", "gpu:h100:8"),
     Case("Llama-2-70B, 4K, v5p-128", "pretrain_llama2_70b", "tpu:v5p:4x4x4"),

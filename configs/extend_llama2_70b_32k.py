@@ -25,6 +25,7 @@ def get_config():
     c.model.rope.scaling = "linear"
     c.model.rope.factor = 8.0
     c.compute.remat = "full"  # One sequence's layer inputs alone are 43 GB.
+    c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
 
     # Data: 128 sequences, 4.2 million tokens per step: on 128 devices one on each.
     c.data.tokenizer = "Llama-2-70b-hf"

@@ -20,6 +20,7 @@ def get_config():
     # Model
     c.model = load.default(presets.LLAMA2_70B)
     c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+    c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
 
     # Data: 4.2 million tokens per step.
     c.data.tokenizer = "Llama-2-70b-hf"

@@ -94,7 +94,9 @@ class Training:
         step = compile_step(self.config, self._graph, self._optimizer, state, self.layout)
         metrics = []
         for seed in range(steps):
-            state, scalars = step(state, self.batch(seed))
+            old = state
+            state, scalars = step(old, self.batch(seed))
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old)), "not donated"
             metrics.append(jax.device_get(scalars))
         return metrics, jax.device_get(state.params)
 

@@ -15,7 +15,9 @@ import launched
 import pytest
 import slurm
 from launched import Launched
+from safetensors.numpy import load_file
 
+from llama_jax import convert
 from llama_jax.config.data import SourceConfig
 from llama_jax.config.prepare import PrepareConfig, TokenizerTrainingConfig
 from llama_jax.prepare import prepare
@@ -372,6 +374,35 @@ preparation._tokenise_into = counted
     raw = (f"--config.data.mixture.a.path={source}", "--config.data.mixture.a.pattern=*.py")
     run.train(2, 1, *flags, *raw, env={"FORKED_HOOK": hook})
     assert (tmp_path / "count").read_text() == "0"
+
+
+def test_each_process_reads_its_parts_of_given_weights(run, straight, tmp_path):
+    folder = tmp_path / "huggingface"
+    convert.main([str(straight.workdir), str(folder), "--format=hf"])
+    whole = sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
+    hook = f"""
+import os
+from llama_jax.converters.huggingface import Folder
+read = Folder._parts
+
+def counted(*arguments):
+    parts = read(*arguments)
+    with open({str(tmp_path)!r} + "/parts" + os.environ["LLAMA_JAX_PROCESS_ID"], "a") as file:
+        print(sum(part.nbytes for part in parts), file=file)
+    return parts
+
+Folder._parts = counted
+"""
+    flags = (*FLAGS, "--config.steps=2", "--config.optim.warmup_steps=1")
+    flags = (*flags, f"--config.init_from={folder}")
+    run.train(2, 2, *flags, env={"FORKED_HOOK": hook})
+    two = values(run)
+    for process in range(2):
+        read = [int(line) for line in (tmp_path / f"parts{process}").read_text().split()]
+        assert whole / 2 < sum(read) < 0.51 * whole  # Half, and the norms.
+    shutil.rmtree(run.workdir)
+    run.train(1, 1, *flags)
+    assert two == pytest.approx(values(run), rel=1e-5)
 
 
 def test_evaluation_counts_the_rows_of_all_and_each_process_writes_its_trace(run, data):

@@ -1,12 +1,12 @@
 """Reads a Hugging Face folder into our parameters, and writes one from them.
 
-Memory: reading holds the result, one stacked parameter (all its layers) and one tensor; writing
-holds one stacked parameter and one shard.
+Memory: reading holds the result, this process's parts of one stacked parameter (all its layers) and
+one tensor; writing holds one stacked parameter and one shard.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from llama_jax.telemetry import progress
 
 CONFIG = "config.json"
 Json = dict[str, Any]
-Place = Callable[[str, np.ndarray], jax.Array]
+Index = tuple[slice, ...]
 
 
 class Folder:
@@ -55,20 +55,24 @@ class Folder:
         """Returns a tensor by its Hugging Face name."""
         return cast(self._reader.read(name), dtype, name)
 
-    def params(self, dtype: str | None = None, place: Place | None = None) -> dict[str, Any]:
+    def params(
+        self, dtype: str | None = None, shardings: Mapping[str, jax.sharding.Sharding] | None = None
+    ) -> dict[str, Any]:
         """Returns our parameters, as nested dictionaries.
 
         Args:
             dtype: float32 or bfloat16; None takes the one that holds them exactly.
-            place: Puts one named leaf on its devices; None puts it on the default device.
+            shardings: Of each parameter by name; None puts all on the default device.
 
         Raises:
             ValueError: A value is beyond the range of `dtype`.
         """
-        place = place or (lambda _, leaf: jnp.asarray(leaf))
         params: dict[str, Any] = {}
-        for tensor in progress.counted(list(self._tensors.values()), "Reading weights"):
-            _set(params, tensor.ours, place(tensor.ours, self.leaf(tensor.ours, dtype)))
+        for name in progress.counted(list(self._tensors), "Reading weights"):
+            if shardings is None:
+                _set(params, name, jnp.asarray(self.leaf(name, dtype)))
+            else:
+                _set(params, name, self._placed(name, dtype, shardings[name]))
         return params
 
     def leaf(self, name: str, dtype: str | None = None) -> np.ndarray:
@@ -77,13 +81,33 @@ class Folder:
         Raises:
             ValueError: A value is beyond the range of `dtype`.
         """
+        whole = tuple(slice(0, size) for size in self._tensors[name].shape)
+        return self._parts(name, dtype, [whole])[0]
+
+    def _placed(self, name: str, dtype: str | None, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Returns one of our parameters; this process reads what its own devices hold of it."""
+        shape = self._tensors[name].shape
+        found = sharding.addressable_devices_indices_map(shape)
+        where = {device: _bounded(index, shape) for device, index in found.items()}
+        indices = list({_key(index): index for index in where.values()}.values())
+        parts = dict(zip(map(_key, indices), self._parts(name, dtype, indices), strict=True))
+        arrays = [jax.device_put(parts[_key(index)], device) for device, index in where.items()]
+        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+    def _parts(self, name: str, dtype: str | None, indices: list[Index]) -> list[np.ndarray]:
+        """Returns the parts of one of our parameters; every tensor is read once."""
         tensor = self._tensors[name]
         dtype = dtype or self.param_dtype
-        leaf = np.empty(tensor.shape, DTYPES[dtype])
+        shapes = [[part.stop - part.start for part in index] for index in indices]
+        parts = [np.empty(shape, DTYPES[dtype]) for shape in shapes]
         for layer, name in enumerate(tensor.names()):
-            target = leaf[layer] if tensor.layers else leaf
-            target[...] = tensor.to_ours(self.read(name, dtype))
-        return leaf
+            ours = tensor.to_ours(self.read(name, dtype))
+            for index, part in zip(indices, parts, strict=True):
+                if not tensor.layers:
+                    part[...] = ours[index]
+                elif index[0].start <= layer < index[0].stop:
+                    part[layer - index[0].start] = ours[index[1:]]
+        return parts
 
 
 def write(
@@ -137,6 +161,16 @@ def reader_of(
         return cast(tensor.to_theirs(array), dtype, name)
 
     return read
+
+
+def _bounded(index: Index | None, shape: tuple[int, ...]) -> Index:
+    """Returns the index with both ends of every slice; None is all."""
+    index = index or (slice(None),) * len(shape)
+    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(index, shape, strict=True))
+
+
+def _key(index: Index) -> tuple[tuple[int, int], ...]:
+    return tuple((part.start, part.stop) for part in index)
 
 
 def _set(tree: dict[str, Any], name: str, leaf: Any) -> None:

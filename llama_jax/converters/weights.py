@@ -65,12 +65,7 @@ class Weights:
         )
 
     def _read_huggingface(self, folder: Folder, dtype: str, shardings: Any) -> llama.Params:
-        where = {} if shardings is None else tree.named_leaves(shardings)
-
-        def put(name: str, leaf: np.ndarray) -> jax.Array:
-            return jax.device_put(leaf, where.get(name))
-
-        return folder.params(dtype, put)
+        return folder.params(dtype, None if shardings is None else tree.named_leaves(shardings))
 
     def _read_ours(self, dtype: str, shardings: Any) -> llama.Params:
         stored = ComputeConfig(param_dtype=self.dtype)  # type: ignore[arg-type]

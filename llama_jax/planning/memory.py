@@ -57,30 +57,27 @@ def gradient_bytes(parameters: Any, dtype: Any) -> int:
 def stacked_bytes(module: Module, layers: int, parameters: Any) -> int:
     """Returns the bytes that the forward loop over layers stacks up for the backward loop.
 
-    These are the buffers of both loops whose first dimension is the number of layers, without those
-    that have the shape of a layer's parameters: the weights, as stored or cast. What is kept in the
-    host's memory does not count. A program with one layer has no such loops, and 0.
+    These are the buffers that two loops share whose first dimension is that of the layers, without
+    those that have the shape of a layer's parameters: the weights, as stored or cast. What is kept
+    in the host's memory does not count. A program with one layer has no such loops, and 0.
     """
     weights = _weight_shapes(parameters)
-    forward: list[list[Array]] = []
-    backward: set[tuple] = set()
+    loops = []
     for name in module.runs:
         for loop in module.computations[name].values():
             if loop.opcode != "while" or module.trips(loop) not in (layers, layers - 1):
                 continue
             stacked = [a for a in loop.arrays if len(a.dims) > 1 and a.dims[0] == layers]
             kept = [a for a in stacked if _sorted(a.dims[1:]) not in weights]
-            if len(kept) == len(stacked):
-                continue  # It reads no weights: not a loop over layers.
-            if "transpose" in loop.op_name:
-                backward |= {_sorted(array.dims) for array in kept}
-            else:
-                forward.append(kept)
-    sizes = [
-        sum(a.bytes for a in kept if a.space in (0, 1) and _sorted(a.dims) in backward)
-        for kept in forward
-    ]
-    return max(sizes, default=0)
+            if len(kept) < len(stacked):  # A loop over layers reads weights.
+                loops.append(kept)
+    return max((_shared_bytes(kept, loops) for kept in loops), default=0)
+
+
+def _shared_bytes(kept: list[Array], loops: list[list[Array]]) -> int:
+    """Returns the bytes of the buffers that another loop has too."""
+    others = {_sorted(a.dims) for other in loops if other is not kept for a in other}
+    return sum(a.bytes for a in kept if a.space in (0, 1) and _sorted(a.dims) in others)
 
 
 def divide(

@@ -104,7 +104,7 @@ def _memory(
     usable = int(chip.usable_gib * GIB) if chip and chip.usable_gib else None
     gradients = activations = 0
     if not decode:
-        dtype = config.accumulate_dtype if config.accumulate > 1 else config.compute.param_dtype
+        dtype = config.accumulate_dtype if config.accumulate > 1 else config.compute.dtype
         gradients = memory.gradient_bytes(lowered.parameters, jnp.dtype(dtype))
         if module:
             layers = config.model.layers

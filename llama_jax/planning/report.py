@@ -14,7 +14,7 @@ from llama_jax.telemetry.hardware import GIB
 MEMORY = (
     ("parameters", "exact: shapes and shardings"),
     ("optimizer", "exact: shapes and shardings"),
-    ("gradients", "exact: as the parameters"),
+    ("gradients", "exact: as the parameters, in the dtype of the sum"),
     ("cache", "exact: keys and values"),
     ("inputs", "the program's other arguments"),
     ("activations", "buffers stacked by the loop over layers"),

@@ -9,11 +9,15 @@ import pytest
 
 from llama_jax import convert
 from llama_jax.checkpoint import reader
+from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.converters import huggingface, huggingface_config, run_directory, weights
 from llama_jax.core import tree
 from llama_jax.core.errors import DataError
 from llama_jax.model import llama
+from llama_jax.sharding import place
+from llama_jax.sharding.layout import Layout
+from llama_jax.sharding.mesh import make_mesh
 
 MODEL = ModelConfig(
     layers=3, embed=16, mlp=24, heads=2, kv_heads=1, head_dim=8, vocab=32, context=64
@@ -63,8 +67,8 @@ def test_one_parameter_is_what_it_is_among_all(run, params):
 def test_one_damaged_parameter_is_noticed(run):
     arrays = max((run / "checkpoints/0/state/d").iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(arrays.read_bytes())
-    for place in range(len(content) // 3, len(content), 97):
-        content[place] ^= 255
+    for spot in range(len(content) // 3, len(content), 97):
+        content[spot] ^= 255
     arrays.write_bytes(bytes(content))
     found = weights.find(run)
     with pytest.raises(DataError):
@@ -115,3 +119,17 @@ def test_what_cannot_be_made_leaves_no_checkpoint(params, tmp_path):
     with pytest.raises(DataError, match="the tensor is damaged"):
         run_directory.write(tmp_path, MODEL, leaf_of)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+MESHES = [MeshConfig(), MeshConfig(fsdp=4, tensor=2), MeshConfig(fsdp=1, data=8)]
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=["fsdp", "fsdp-tensor", "data"])
+def test_weights_are_placed_as_they_are_read(run, params, tmp_path, mesh):
+    convert.main([str(run), str(tmp_path / "hf"), "--format=hf"])
+    layout = Layout(make_mesh(mesh), ShardingRules())
+    shardings = place.shardings(layout, params)
+    read = weights.find(tmp_path / "hf").read("float32", shardings)
+    for name, leaf in tree.named_leaves(read).items():
+        assert leaf.sharding == tree.named_leaves(shardings)[name]
+        np.testing.assert_array_equal(leaf, tree.named_leaves(params)[name])
