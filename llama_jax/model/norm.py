@@ -47,7 +47,7 @@ def _backward(eps: float, saved, dy_BTD: jax.Array):
     # First dscale: as long as it waits, x and dy are held.
     dscale_D, x_BTD, dy_BTD = jax.lax.optimization_barrier((dscale_D, x_BTD, dy_BTD))
     unit_BTD, inverse_BT1 = _unit(eps, x_BTD)
-    dunit_BTD = dy_BTD.astype(jnp.float32) * scale_D[None, None]
+    dunit_BTD = dy_BTD.astype(jnp.float32) * scale_D.astype(jnp.float32)[None, None]
     along_BT1 = jnp.mean(dunit_BTD * unit_BTD, axis=-1, keepdims=True)
     dx_BTD = (dunit_BTD - unit_BTD * along_BT1) * inverse_BT1
     return dx_BTD.astype(x_BTD.dtype), dscale_D
