@@ -88,7 +88,8 @@ CASES = (
 
 def ours(case: Case) -> tuple[float, str]:
     """Returns the peak in GiB (nan on an error) and what is to be said about it."""
-    settings = ("accumulate=1", "compute.remat=full", *case.settings)
+    settings = ("accumulate=1", "compute.remat=full", "compute.attention_chunk=1024")
+    settings += case.settings
     flags = [f"--config.{setting}" for setting in settings]
     command = [sys.executable, "-m", "llama_jax.plan", f"--topology={case.topology}", "--json"]
     command += ["--config=configs/extend_llama2_7b_32k.py", "--noadvice", *flags]
