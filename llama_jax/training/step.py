@@ -141,7 +141,8 @@ def _accumulate(config: TrainConfig, micro: Callable, params, batch: Batch):
 def _update(optimizer, state: TrainState, grads, is_finite: jax.Array) -> TrainState:
     """Returns the state after the update; parameters, moments and schedule stay if not finite."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.numpy_dtype_promotion("standard"):  # bfloat16 parameters are added to in float32
+        params = optax.apply_updates(state.params, updates)
     params, opt_state, count = jax.tree.map(
         lambda new, old: jnp.where(is_finite, new, old),
         (params, opt_state, state.updates + 1),
