@@ -124,6 +124,9 @@ def _accumulate(config: TrainConfig, micro: Callable, params, batch: Batch):
 
     def add(total, item):
         grads, sums = micro(params, *item)
+        # Without it XLA for TPUs (libtpu 0.0.42 and 0.0.48) fails in
+        # while_loop_all_reduce_code_motion, which would move the sums over devices out of the loop.
+        grads = jax.lax.optimization_barrier(grads)
         new = (jax.tree.map(lambda g: g.astype(dtype), grads), sums)
         return jax.tree.map(jnp.add, total, new), None
 
