@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--chunk", type=int, default=ComputeConfig().attention_chunk)
-    parser.add_argument("--remat", default="minimal")
+    parser.add_argument("--remat", default="attention")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows = [
