@@ -37,7 +37,7 @@ def get_config():
         )
     )
     c.compute.dtype = "float32"  # CPUs multiply float32 faster than bfloat16.
-    c.compute.remat = "attention"  # On a CPU, recomputing products is faster than writing them down.
+    c.compute.remat = "attention"  # On a CPU recomputing products beats writing them.
 
     # Data: 2,048 tokens per step.
     c.data.tokenizer = "runs/demo/data/tokenizer"

@@ -33,7 +33,7 @@ def get_config():
         )
     )
     c.compute.dtype = "float32"  # CPUs multiply float32 faster than bfloat16.
-    c.compute.remat = "attention"  # On a CPU, recomputing products is faster than writing them down.
+    c.compute.remat = "attention"  # On a CPU recomputing products beats writing them.
 
     # Data: 1,024 tokens per step: so small a model learns more from many steps than from large.
     c.data.tokenizer = "runs/demo/data/tokenizer"
