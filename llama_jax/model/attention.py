@@ -12,8 +12,8 @@ from flax import nnx
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.kernels.attention import api
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.model import cache as kv
 from llama_jax.model import rope, split_attention
+from llama_jax.model.cache import KVCache
 from llama_jax.model.linear import Linear
 from llama_jax.sharding.layout import Layout
 
@@ -45,17 +45,16 @@ class Attention(nnx.Module):
         x_BTD: jax.Array,
         cos_sin: tuple[jax.Array, jax.Array],
         mask: Mask,
-        cache: tuple[jax.Array, jax.Array] | None = None,
-        length: jax.Array | None = None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Returns [B, T, D], and this layer's (keys, values) with the new ones at `length`."""
+        cache: KVCache | None = None,
+        layer: jax.Array | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Returns [B, T, D], and the cache with the new keys and values of this layer."""
         q_BTNH = rope.rotate(self.q(x_BTD), *cos_sin)
         k_BSKH, v_BSKH = rope.rotate(self.k(x_BTD), *cos_sin), self.v(x_BTD)
         if cache is not None:
-            assert length is not None
-            k_BSKH, v_BSKH = kv.write(cache[0], k_BSKH, length), kv.write(cache[1], v_BSKH, length)
-            cache = (k_BSKH, v_BSKH)
-            k_BSKH, v_BSKH = k_BSKH.astype(q_BTNH.dtype), v_BSKH.astype(q_BTNH.dtype)
+            assert layer is not None
+            cache = cache.write(layer, k_BSKH, v_BSKH)
+            k_BSKH, v_BSKH = (read.astype(q_BTNH.dtype) for read in cache.read(layer))
         return self.o(self._attend(q_BTNH, k_BSKH, v_BSKH, mask)), cache
 
     def _attend(

@@ -14,11 +14,37 @@ from llama_jax.config.model import ModelConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Rotated keys and values by layer and slot; slots from `length` on are not written yet."""
+    """Rotated keys and values by layer and slot; slots from `length` on are not written yet.
+
+    Layers write into the one whole cache, which XLA then updates in place: a loop over layers that
+    took each one's part and put all together again would hold the cache twice.
+    """
 
     k_LBSKH: jax.Array
     v_LBSKH: jax.Array
     length: jax.Array  # i32 scalar: slots written so far, the same for every row.
+
+    def write(self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> "KVCache":
+        """Returns the cache with T tokens of one layer in slots length .. length + T - 1."""
+
+        def written(cache_LBSKH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
+            new_LBTKH = new_BTKH[None].astype(cache_LBSKH.dtype)
+            start = (layer, 0, self.length, 0, 0)
+            return jax.lax.dynamic_update_slice(cache_LBSKH, new_LBTKH, start)
+
+        return KVCache(written(self.k_LBSKH, k_BTKH), written(self.v_LBSKH, v_BTKH), self.length)
+
+    def read(self, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns all slots of one layer: keys and values [B, S, K, H]."""
+        k_BSKH, v_BSKH = (
+            jax.lax.dynamic_index_in_dim(cache_LBSKH, layer, keepdims=False)
+            for cache_LBSKH in (self.k_LBSKH, self.v_LBSKH)
+        )
+        return k_BSKH, v_BSKH
+
+    def advance(self, tokens: int) -> "KVCache":
+        """Returns the cache after so many tokens more, which every layer has written."""
+        return dataclasses.replace(self, length=self.length + tokens)
 
 
 def create(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> KVCache:
@@ -29,9 +55,3 @@ def create(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> KVC
         v_LBSKH=jnp.zeros(shape, dtype),
         length=jnp.zeros((), jnp.int32),
     )
-
-
-def write(cache_BSKH: jax.Array, new_BTKH: jax.Array, length: jax.Array) -> jax.Array:
-    """Returns one layer's cache with `new_BTKH` in slots length .. length + T - 1."""
-    new_BTKH = new_BTKH.astype(cache_BSKH.dtype)
-    return jax.lax.dynamic_update_slice_in_dim(cache_BSKH, new_BTKH, length, axis=1)

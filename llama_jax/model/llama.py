@@ -38,9 +38,9 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.embed, config.norm_eps, dtype)
         self.mlp = MLP(config, dtype, layout, rngs)
 
-    def __call__(self, x_BTD, cos_sin, mask, cache, length, drop):
-        """Returns [B, T, D] and this layer's part of the cache; `drop` acts on both branches."""
-        branch_BTD, cache = self.attention(self.attention_norm(x_BTD), cos_sin, mask, cache, length)
+    def __call__(self, x_BTD, cos_sin, mask, cache, layer, drop):
+        """Returns [B, T, D] and the cache with this layer's part; `drop` acts on both branches."""
+        branch_BTD, cache = self.attention(self.attention_norm(x_BTD), cos_sin, mask, cache, layer)
         x_BTD = self._place(x_BTD + drop(branch_BTD, 0))
         x_BTD = self._place(x_BTD + drop(self.mlp(self.mlp_norm(x_BTD)), 1))
         return x_BTD, cache
@@ -108,17 +108,17 @@ class Llama(nnx.Module):
         # Once and not in each layer: so are their gradients, stacked, in this dtype too.
         layers = jax.tree.map(lambda param: param.astype(self.compute.dtype), layers)
 
-        def block(x_BTD, layer):
-            params, keys_values, drop = layer
+        def block(carry, scanned):
+            x_BTD, cache = carry
+            params, layer, drop = scanned
             x_BTD = checkpoint_name(x_BTD, "layer_input")
-            length = None if cache is None else cache.length
-            return nnx.merge(graph, params)(x_BTD, cos_sin, mask, keys_values, length, drop)
+            return nnx.merge(graph, params)(x_BTD, cos_sin, mask, cache, layer, drop), None
 
         block = remat(block, self.compute.remat)
-        keys_values = None if cache is None else (cache.k_LBSKH, cache.v_LBSKH)
         drops = dropout.by_layer(self.config, dropout_key)
-        x_BTD, keys_values = jax.lax.scan(block, x_BTD, (layers, keys_values, drops))
-        return self.norm(x_BTD), cache and _advance(cache, keys_values, token_BT.shape[1])
+        scanned = layers, jnp.arange(self.config.layers), drops
+        (x_BTD, cache), _ = jax.lax.scan(block, (x_BTD, cache), scanned)
+        return self.norm(x_BTD), cache and cache.advance(token_BT.shape[1])
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """Returns f32[B, T, V]."""
@@ -161,8 +161,3 @@ def abstract(
     model = nnx.eval_shape(lambda: Llama(config, compute, layout, rngs=nnx.Rngs(0)))
     graph, params = split(model)
     return graph, jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
-
-
-def _advance(cache: KVCache, keys_values, tokens: int) -> KVCache:
-    k_LBSKH, v_LBSKH = keys_values
-    return KVCache(k_LBSKH, v_LBSKH, cache.length + tokens)

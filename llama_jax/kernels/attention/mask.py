@@ -73,7 +73,7 @@ class Mask:
         self, q_start: int | jax.Array, k_start: int | jax.Array, T: int, S: int
     ) -> jax.Array:
         """Returns rows q_start.. and columns k_start.. of the matrix, bool [B or 1, T, S]."""
-        query_T, key_S = self._indices(q_start, k_start, T, S)
+        query_T, key_S = self._part_of_indices(q_start, k_start, T, S)
         seen_BTS = jnp.ones((1, T, S), bool)
         if self.causal:
             seen_BTS &= (query_T[:, None] >= key_S[None, :])[None]
@@ -101,7 +101,7 @@ class Mask:
         """Returns bool []: False if the indices make that block all False; None without indices."""
         if self.q_index_T is None or not self.causal:
             return None
-        query_T, key_S = self._indices(q_start, k_start, T, S)
+        query_T, key_S = self._part_of_indices(q_start, k_start, T, S)
         seen = query_T.max() >= key_S.min()
         if self.window is not None:
             seen &= query_T.min() < key_S.max() + self.window
@@ -111,7 +111,11 @@ class Mask:
         """Returns the mask filled up to T and S tokens with padding."""
         return self._pad_indices(T, S)._pad_segments(T, S)
 
-    def _indices(self, q_start, k_start, T: int, S: int) -> tuple[jax.Array, jax.Array]:
+    def indices(self, T: int, S: int) -> tuple[jax.Array, jax.Array]:
+        """Returns the index of each query and each key in its row, i32 [T] and [S]."""
+        return self._part_of_indices(0, 0, T, S)
+
+    def _part_of_indices(self, q_start, k_start, T: int, S: int) -> tuple[jax.Array, jax.Array]:
         if self.q_index_T is None or self.k_index_S is None:
             return jnp.arange(T) + q_start + self.q_offset, jnp.arange(S) + k_start
         return (
