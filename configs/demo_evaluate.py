@@ -39,7 +39,7 @@ def get_config():
     c.evaluators.held_out = held_out = load.default(EvaluatorConfig)
     held_out.source.path = "runs/demo/data/held_out"
     held_out.sequence_length = 2048
-    held_out.rows = 32
+    held_out.rows = -1  # All: how many there are depends on what the library holds.
     held_out.batch_size = 4
 
     # Compute: a CPU multiplies float32 faster than bfloat16.
