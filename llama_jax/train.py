@@ -41,6 +41,8 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     """Trains to the last step, or until asked to stop; returns the exit code."""
     layout = Layout(make_mesh(config.mesh), config.sharding)
     config = resolve(config, layout)
+    if processes.id == 0:
+        print(f"attention: {config.compute.attention}, on {layout.device_kind}")
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab)
 

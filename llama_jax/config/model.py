@@ -7,6 +7,7 @@ from typing import Literal
 from llama_jax.config.rope import RopeConfig
 
 Dtype = Literal["float32", "bfloat16"]
+AttentionImpl = Literal["auto", "reference", "chunked", "tpu", "tpu_interpret"]
 ContextParallel = Literal["auto", "gather", "ring"]
 
 
@@ -65,7 +66,9 @@ class ComputeConfig:
 
     param_dtype: Dtype = "float32"  # How parameters are stored.
     dtype: Dtype = "bfloat16"  # How matrices are multiplied; sums and softmax are float32.
-    attention: Literal["reference", "chunked"] = "chunked"
+    # "tpu" is the Pallas kernel, "auto" that kernel on TPUs and "chunked" elsewhere;
+    # "tpu_interpret" runs the kernel's code on any platform, for tests: slow.
+    attention: AttentionImpl = "auto"
     attention_chunk: int = 128  # Queries and keys per tile of "chunked" attention.
     # How a sequence split over mesh.context attends: "gather" fetches all keys and values, "ring"
     # passes them on from device to device, "auto" takes what the links of the chip favour.

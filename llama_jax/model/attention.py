@@ -66,3 +66,21 @@ class Attention(nnx.Module):
             )
         impl, chunk = self.compute.attention, self.compute.attention_chunk
         return api.attention(q_BTNH, k_BSKH, v_BSKH, mask, impl, chunk)
+
+
+def prepare(
+    config: ModelConfig,
+    compute: ComputeConfig,
+    layout: Layout | None,
+    mask: Mask,
+    token_BT: jax.Array,
+    slots: int | None,
+) -> Mask:
+    """Returns the mask with what all layers share; `slots` is the size of a cache, if there is."""
+    B, T = token_BT.shape
+    N, K, H = config.heads, config.kv_heads, config.head_dim
+    itemsize = jnp.dtype(compute.dtype).itemsize
+    shape = api.Shape(B, T, slots or T, N, K, H, itemsize)
+    if layout is None:
+        return api.prepare(mask, compute.attention, shape)
+    return split_attention.prepare(layout, compute, mask, shape)

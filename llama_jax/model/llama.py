@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.model import dropout, rope
+from llama_jax.model import attention, dropout, rope
 from llama_jax.model.attention import Attention
 from llama_jax.model.cache import KVCache
 from llama_jax.model.embedding import Embed
@@ -104,6 +104,8 @@ class Llama(nnx.Module):
         x_BTD = self.embed(token_BT, self.compute.dtype)
         length_B = position_BT.max(axis=1) + 1
         cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
+        slots = None if cache is None else cache.k_LBSKH.shape[2]
+        mask = attention.prepare(self.config, self.compute, self.layout, mask, token_BT, slots)
         graph, layers = nnx.split(self.layers)
         # Once and not in each layer: so are their gradients, stacked, in this dtype too.
         layers = jax.tree.map(lambda param: param.astype(self.compute.dtype), layers)

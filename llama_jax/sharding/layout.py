@@ -26,6 +26,11 @@ class Layout:
         """Returns the mesh axes over which tokens are spread."""
         return self.rules.batch + self.rules.sequence
 
+    @property
+    def device_kind(self) -> str:
+        """Returns what the devices are, in the words of jax.Device."""
+        return self.mesh.devices.flat[0].device_kind
+
     def ways(self, dim: str) -> int:
         """Returns into how many parts a dimension is split."""
         return math.prod(self.mesh.shape[axis] for axis in self.axes(dim))

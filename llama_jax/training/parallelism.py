@@ -1,9 +1,11 @@
 """Settings of one kind that only the mesh can judge: what it refuses, and what "auto" is on it."""
 
 import dataclasses
+from typing import cast
 
-from llama_jax.config.model import ContextParallel
+from llama_jax.config.model import AttentionImpl, ContextParallel
 from llama_jax.config.train import TrainConfig
+from llama_jax.kernels.attention import api, tiles
 from llama_jax.sharding.layout import Layout
 from llama_jax.telemetry import hardware
 
@@ -22,6 +24,7 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
     """
     parts = layout.ways("sequence")
     _check_rows(config, layout)
+    config = _with_attention(config, layout)
     method = config.compute.context_parallel
     if parts == 1:
         if method != "auto":
@@ -32,8 +35,7 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
         return config
     _check_sequence(config, parts)
     if method == "auto":
-        kind = layout.mesh.devices.flat[0].device_kind
-        method = _favoured(config, parts, hardware.chip(kind))
+        method = _favoured(config, parts, hardware.chip(layout.device_kind))
     if method == "ring" and config.compute.attention == "reference":
         raise ValueError(
             "config.compute.context_parallel is 'ring' but config.compute.attention is "
@@ -41,6 +43,20 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
             "--config.compute.attention=chunked, or --config.compute.context_parallel=gather."
         )
     compute = dataclasses.replace(config.compute, context_parallel=method)
+    return dataclasses.replace(config, compute=compute)
+
+
+def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
+    """Returns the settings with compute.attention decided."""
+    kind, said = layout.device_kind, config.compute.attention
+    if said == "tpu" and kind not in tiles.VMEM:
+        raise ValueError(
+            f"config.compute.attention is 'tpu' but the devices are {kind!r}; it must be one of "
+            f"{', '.join(tiles.VMEM)}. Use --config.compute.attention=auto."
+        )
+    tokens = config.data.sequence_length // layout.ways("sequence")
+    chosen = cast(AttentionImpl, api.choose(said, tokens, kind))
+    compute = dataclasses.replace(config.compute, attention=chosen)
     return dataclasses.replace(config, compute=compute)
 
 

@@ -1,12 +1,42 @@
 """The one public attention function; what it means is in reference.py.
 
 B batch, T query tokens, S key tokens, N query heads, K key heads, H head size.
+
+| impl | what it is | where |
+|---|---|---|
+| "reference" | the equation, all [T, S] scores at once | anywhere |
+| "chunked" | tiles of `chunk` queries by `chunk` keys | anywhere |
+| "tpu" | Pallas kernels that visit what the mask lets see each other | TPUs |
+| "tpu_interpret" | the same kernels in JAX's interpreter, for tests | anywhere, slow |
+| "auto" | "tpu" on the TPUs it knows, with 128 queries or more; else "chunked" | anywhere |
 """
 
-import jax
+import dataclasses
+import functools
+import logging
+from typing import Any
 
-from llama_jax.kernels.attention import chunked, reference
+import jax
+import jax.numpy as jnp
+
+from llama_jax.kernels.attention import chunked, reference, schedule, tiles, tpu
 from llama_jax.kernels.attention.mask import Mask
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "tpu", "tpu_interpret")
+SIMULATED = "TPU v5 lite"  # The chip whose tiles "tpu_interpret" takes.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of one attention."""
+
+    B: int
+    T: int
+    S: int
+    N: int
+    K: int
+    H: int
+    itemsize: int  # Bytes of one number of q, k and v.
 
 
 def attention(
@@ -14,25 +44,132 @@ def attention(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     mask: Mask,
-    impl: str,
+    impl: str = "auto",
     chunk: int = 128,
+    device_kind: str | None = None,
 ) -> jax.Array:
     """Returns softmax(q k' / sqrt(H)) v as [B, T, N, H]; rows with nothing to attend to are 0.
 
-    `impl` is "reference" (the equation, all [T, S] scores at once) or "chunked" (tiles of `chunk`
-    queries by `chunk` keys). The implementations differ by rounding only.
+    Implementations differ by rounding only.
+
+    Args:
+        q_BTNH: Queries, float32 or bfloat16; keys and values have the same dtype.
+        k_BSKH: Keys; K divides N.
+        v_BSKH: Values.
+        mask: Which keys each query sees.
+        impl: See the table above.
+        chunk: Side of a tile of "chunked"; without effect elsewhere.
+        device_kind: Where it will run, as jax.Device says; None is the first of this process.
+
+    Raises:
+        ValueError: Shapes or dtypes do not fit together, or `impl` cannot compute them.
     """
-    _check_shapes(q_BTNH, k_BSKH, v_BSKH, mask)
+    _check(q_BTNH, k_BSKH, v_BSKH, mask)
+    shape = shape_of(q_BTNH, k_BSKH)
+    impl = choose(impl, shape.T, device_kind)
     if impl == "reference":
         return reference.attention(q_BTNH, k_BSKH, v_BSKH, mask)
     if impl == "chunked":
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it must be at least 1.")
-        return chunked.attention(chunk, q_BTNH, k_BSKH, v_BSKH, mask)
-    raise ValueError(f"impl is {impl!r}; it must be one of 'reference', 'chunked'.")
+        return chunked.attention(_checked(chunk), q_BTNH, k_BSKH, v_BSKH, mask)
+    setup = tpu_setup(impl, shape, device_kind)
+    return tpu.attention(setup, q_BTNH, k_BSKH, v_BSKH, planned(mask, setup, shape))
 
 
-def _check_shapes(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask) -> None:
+def choose(impl: str, T: int, device_kind: str | None = None) -> str:
+    """Returns the implementation for T queries on a kind of device; never "auto"."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl is {impl!r}; it must be one of {', '.join(IMPLEMENTATIONS)}.")
+    if impl != "auto":
+        return impl
+    kind = device_kind or jax.devices()[0].device_kind
+    choice = "tpu" if T >= tiles.LANES and kind in tiles.VMEM else "chunked"
+    _say(f"attention 'auto' is {choice!r} for {T} queries on {kind}")
+    return choice
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Logs a message, once."""
+    logging.getLogger(__name__).info(message)
+
+
+def prepare(mask: Mask, impl: str, shape: Shape, device_kind: str | None = None) -> Mask:
+    """Returns the mask with what the kernel can work out before it sees q, k and v.
+
+    Once per step, outside the loop over layers. Without it every layer does so for itself.
+    """
+    impl = choose(impl, shape.T, device_kind)
+    if not impl.startswith("tpu"):
+        return mask
+    return planned(mask, tpu_setup(impl, shape, device_kind), shape)
+
+
+def planned(mask: Mask, setup: tiles.Setup, shape: Shape) -> Mask:
+    """Returns the mask with its schedule for the TPU kernels."""
+    if mask.plan is not None:
+        return mask
+    plan = schedule.make(mask, setup, shape.B, shape.T, shape.S)
+    return dataclasses.replace(mask, plan=plan)
+
+
+def tpu_setup(impl: str, shape: Shape, device_kind: str | None = None) -> tiles.Setup:
+    """Returns how the TPU kernels compute this shape."""
+    interpret = impl == "tpu_interpret"
+    chip = SIMULATED if interpret else device_kind or jax.devices()[0].device_kind
+    sizes = shape.T, shape.S, shape.N, shape.K, shape.H, shape.itemsize
+    return tiles.setup(chip, *sizes, interpret=interpret)
+
+
+def shape_of(q_BTNH: jax.Array, k_BSKH: jax.Array) -> Shape:
+    """Returns the sizes of these arrays."""
+    (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
+    return Shape(B, T, S, N, K, H, q_BTNH.dtype.itemsize)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """An implementation that attends to a part of a row's keys, for parts that are merged.
+
+    `setup` is that of the TPU kernels, None for "chunked".
+    """
+
+    chunk: int
+    setup: tiles.Setup | None
+
+    def forward(self, q_BTNH, k_BSKH, v_BSKH, mask: Mask) -> tuple[jax.Array, jax.Array]:
+        """Returns the output f32 [B, T, N, H] and log(sum(exp(score))) f32 [B, K, G, T]."""
+        if self.setup is None:
+            return chunked.forward(self.chunk, q_BTNH, k_BSKH, v_BSKH, mask)
+        return tpu.part_forward(self.setup, q_BTNH, k_BSKH, v_BSKH, mask)
+
+    def backward(
+        self, q_BTNH, k_BSKH, v_BSKH, mask: Mask, out_BTNH, log_sum_BKGT, grad_BTNH
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns what these keys add to the gradients of q, k and v, in float32."""
+        whole = out_BTNH, log_sum_BKGT, grad_BTNH
+        if self.setup is None:
+            return chunked.backward(self.chunk, q_BTNH, k_BSKH, v_BSKH, mask, *whole)
+        return tpu.part_backward(self.setup, q_BTNH, k_BSKH, v_BSKH, mask, *whole)
+
+
+def parts(impl: str, chunk: int, shape: Shape, device_kind: str | None = None) -> Parts:
+    """Returns the implementation, if it can be merged from parts."""
+    impl = choose(impl, shape.T, device_kind)
+    if impl == "reference":
+        raise ValueError(
+            "attention 'reference' computes no log-sum-exp to merge parts by. Use 'chunked'."
+        )
+    setup = None if impl == "chunked" else tpu_setup(impl, shape, device_kind)
+    return Parts(_checked(chunk), setup)
+
+
+def _checked(chunk: int) -> int:
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1.")
+    return chunk
+
+
+def _check(q_BTNH: Any, k_BSKH: Any, v_BSKH: Any, mask: Mask) -> None:
     q, k, v = q_BTNH.shape, k_BSKH.shape, v_BSKH.shape
     if len(q) != 4 or len(k) != 4:
         raise ValueError(f"q is {q} and k is {k}; they must be [B, T, N, H] and [B, S, K, H].")
@@ -48,6 +185,8 @@ def _check_shapes(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask:
         raise ValueError(
             f"q, k, v are {q_BTNH.dtype}, {k_BSKH.dtype}, {v_BSKH.dtype}; they must be the same."
         )
+    if q_BTNH.dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"q, k, v are {q_BTNH.dtype}; they must be float32 or bfloat16.")
     if mask.q_segment_BT is not None and mask.k_segment_BS is not None:
         said, want = (mask.q_segment_BT.shape, mask.k_segment_BS.shape), (q[:2], k[:2])
         if said != want:

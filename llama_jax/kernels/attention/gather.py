@@ -7,7 +7,6 @@ Runs inside shard_map. The mask's segments and indices are those of this device'
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 from jax import lax
@@ -27,13 +26,30 @@ def attention(
     axis: Axis,
     impl: str,
     chunk: int,
+    device_kind: str,
 ) -> jax.Array:
     """Returns this device's part of the attention over the whole sequence, [B, T, N, H]."""
-    gather = partial(lax.all_gather, axis_name=axis, tiled=True)
-    segment_BS = None if mask.k_segment_BS is None else gather(mask.k_segment_BS, axis=1)
+    k_BSKH, v_BSKH = (_gather(x, axis, dim=1) for x in (k_BTKH, v_BTKH))
+    mask = whole_mask(mask, axis)
+    return api.attention(q_BTNH, k_BSKH, v_BSKH, mask, impl, chunk, device_kind)
+
+
+def prepare(mask: Mask, shape: api.Shape, *, axis: Axis, impl: str, device_kind: str) -> Mask:
+    """Returns the mask with what the kernel can work out before; `shape` is one device's part."""
+    whole = dataclasses.replace(shape, S=shape.S * lax.axis_size(axis))
+    plan = api.prepare(whole_mask(mask, axis), impl, whole, device_kind).plan
+    return dataclasses.replace(mask, plan=plan)
+
+
+def whole_mask(mask: Mask, axis: Axis) -> Mask:
+    """Returns the mask of this device's queries and of all keys, in the order of the devices."""
+    segment_BS = mask.k_segment_BS
+    if segment_BS is not None:
+        segment_BS = _gather(segment_BS, axis, dim=1)
     assert mask.k_index_S is not None
-    whole = dataclasses.replace(
-        mask, k_segment_BS=segment_BS, k_index_S=gather(mask.k_index_S, axis=0)
-    )
-    k_BSKH, v_BSKH = gather(k_BTKH, axis=1), gather(v_BTKH, axis=1)
-    return api.attention(q_BTNH, k_BSKH, v_BSKH, whole, impl, chunk)
+    index_S = _gather(mask.k_index_S, axis, dim=0)
+    return dataclasses.replace(mask, k_segment_BS=segment_BS, k_index_S=index_S)
+
+
+def _gather(x: jax.Array, axis: Axis, dim: int) -> jax.Array:
+    return lax.all_gather(x, axis, axis=dim, tiled=True)

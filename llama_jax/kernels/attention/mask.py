@@ -17,6 +17,7 @@ Rows are queries, columns are keys.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,8 @@ class Mask:
     # is split over devices). Both are set, or neither; then q_offset is 0.
     q_index_T: jax.Array | None = None
     k_index_S: jax.Array | None = None
+    # What a kernel has worked out from all the others (api.prepare), for rows of one length.
+    plan: Any = None
 
     def __post_init__(self):
         if self.window is not None and not self.causal:
@@ -153,14 +156,14 @@ class Mask:
 def _flatten(mask: Mask):
     static_offset = mask.q_offset if isinstance(mask.q_offset, int) else None
     traced_offset = mask.q_offset if static_offset is None else None
-    arrays = (mask.q_segment_BT, mask.k_segment_BS, mask.q_index_T, mask.k_index_S)
+    arrays = (mask.q_segment_BT, mask.k_segment_BS, mask.q_index_T, mask.k_index_S, mask.plan)
     return (traced_offset, *arrays), (mask.causal, mask.window, static_offset)
 
 
 def _unflatten(static, children) -> Mask:
     # Not through __init__: JAX also puts placeholders where the arrays were.
     causal, window, static_offset = static
-    traced_offset, q_segment_BT, k_segment_BS, q_index_T, k_index_S = children
+    traced_offset, q_segment_BT, k_segment_BS, q_index_T, k_index_S, plan = children
     mask = object.__new__(Mask)
     object.__setattr__(mask, "causal", causal)
     object.__setattr__(mask, "window", window)
@@ -169,6 +172,7 @@ def _unflatten(static, children) -> Mask:
     object.__setattr__(mask, "k_segment_BS", k_segment_BS)
     object.__setattr__(mask, "q_index_T", q_index_T)
     object.__setattr__(mask, "k_index_S", k_index_S)
+    object.__setattr__(mask, "plan", plan)
     return mask
 
 

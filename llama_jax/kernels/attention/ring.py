@@ -19,7 +19,6 @@ mask's segments and indices are those of this device's tokens.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +26,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from llama_jax.kernels.attention import chunked
+from llama_jax.kernels.attention import chunked, gather
+from llama_jax.kernels.attention.api import Parts, Shape, planned
 from llama_jax.kernels.attention.mask import Mask
 
 Axis = tuple[str, ...]
@@ -36,21 +36,25 @@ Axis = tuple[str, ...]
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def attention(
     axis: Axis,
-    chunk: int,
+    parts: Parts,
     q_BTNH: jax.Array,
     k_BTKH: jax.Array,
     v_BTKH: jax.Array,
     mask: Mask,
 ) -> jax.Array:
     """Returns this device's part of the attention over the whole sequence, [B, T, N, H]."""
-    return _forward(axis, chunk, q_BTNH, k_BTKH, v_BTKH, mask)[0]
+    return _forward(axis, parts, q_BTNH, k_BTKH, v_BTKH, mask)[0]
 
 
-def _forward(axis: Axis, chunk: int, q_BTNH, k_BTKH, v_BTKH, mask: Mask):
-    def add(sums, keys):
+def _forward(axis: Axis, parts: Parts, q_BTNH, k_BTKH, v_BTKH, mask: Mask):
+    def step(carry, plan):
+        sums, keys = carry
+        next_keys = _pass_on(axis, keys)  # Under way while this step computes.
+        return (add(sums, keys, plan), next_keys), None
+
+    def add(sums, keys, plan):
         k, v, key_mask = keys
-        part = chunked.forward(chunk, q_BTNH, k, v, _with_keys(mask, key_mask))
-        return _merge(sums, part)
+        return _merge(sums, parts.forward(q_BTNH, k, v, _of_step(mask, key_mask, plan)))
 
     B, T, N, _ = q_BTNH.shape
     K = k_BTKH.shape[2]
@@ -59,32 +63,35 @@ def _forward(axis: Axis, chunk: int, q_BTNH, k_BTKH, v_BTKH, mask: Mask):
         jnp.full((B, K, N // K, T), chunked.LOWEST_MAXIMUM, jnp.float32),
     )
     keys = (k_BTKH, v_BTKH, _keys_of(mask))
-    out_BTNH, log_sum_BKGT = _round(axis, add, zeros, keys)
+    plans, last = _steps(mask.plan)
+    carry, _ = lax.scan(step, (zeros, keys), plans, length=lax.axis_size(axis) - 1)
+    out_BTNH, log_sum_BKGT = add(*carry, last)
     out_BTNH = checkpoint_name(out_BTNH.astype(q_BTNH.dtype), "attention_out")
     log_sum_BKGT = checkpoint_name(log_sum_BKGT, "attention_lse")
     return out_BTNH, (q_BTNH, k_BTKH, v_BTKH, mask, out_BTNH, log_sum_BKGT)
 
 
-def _backward(axis: Axis, chunk: int, saved, grad_BTNH: jax.Array):
+def _backward(axis: Axis, parts: Parts, saved, grad_BTNH: jax.Array):
     q_BTNH, k_BTKH, v_BTKH, mask, out_BTNH, log_sum_BKGT = saved
 
-    def part(keys):
+    def part(keys, plan):
         k, v, key_mask = keys
         whole = out_BTNH, log_sum_BKGT, grad_BTNH
-        return chunked.backward(chunk, q_BTNH, k, v, _with_keys(mask, key_mask), *whole)
+        return parts.backward(q_BTNH, k, v, _of_step(mask, key_mask, plan), *whole)
 
-    def step(carry, _):
+    def step(carry, plan):
         dq_BTNH, dkv, keys = carry
         next_keys = _pass_on(axis, keys)  # Under way while this step computes.
-        more_dq_BTNH, *more_dkv = part(keys)
+        more_dq_BTNH, *more_dkv = part(keys, plan)
         dkv = _pass_on(axis, jax.tree.map(jnp.add, dkv, tuple(more_dkv)))
         return (dq_BTNH + more_dq_BTNH, dkv, next_keys), None
 
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), (q_BTNH, (k_BTKH, v_BTKH)))
     carry = (*zeros, (k_BTKH, v_BTKH, _keys_of(mask)))
-    (dq_BTNH, dkv, keys), _ = lax.scan(step, carry, length=lax.axis_size(axis) - 1)
+    plans, last = _steps(mask.plan)
+    (dq_BTNH, dkv, keys), _ = lax.scan(step, carry, plans, length=lax.axis_size(axis) - 1)
     # The last keys stay, and one more pass brings every gradient home.
-    more_dq_BTNH, *more_dkv = part(keys)
+    more_dq_BTNH, *more_dkv = part(keys, last)
     dk_BTKH, dv_BTKH = _pass_on(axis, jax.tree.map(jnp.add, dkv, tuple(more_dkv)))
     dtype = q_BTNH.dtype
     return (
@@ -98,16 +105,26 @@ def _backward(axis: Axis, chunk: int, saved, grad_BTNH: jax.Array):
 attention.defvjp(_forward, _backward)
 
 
-def _round(axis: Axis, add: Callable[[Any, Any], Any], sums: Any, keys: Any) -> Any:
-    """Returns the sums after `add(sums, keys)` with the keys of every device."""
+def prepare(mask: Mask, shape: Shape, *, axis: Axis, parts: Parts) -> Mask:
+    """Returns the mask with a plan for every step, stacked; `shape` is one device's part."""
+    if (setup := parts.setup) is None:
+        return mask
+    whole, here, size = gather.whole_mask(mask, axis), lax.axis_index(axis), lax.axis_size(axis)
 
-    def step(carry, _):
-        sums, keys = carry
-        next_keys = _pass_on(axis, keys)  # Under way while this step computes.
-        return (add(sums, keys), next_keys), None
+    def plan(step: int):
+        start = (here - step) % size * shape.S
+        keys = jax.tree.map(
+            lambda x: lax.dynamic_slice_in_dim(x, start, shape.S, x.ndim - 1), _keys_of(whole)
+        )
+        return planned(_of_step(mask, keys, None), setup, shape).plan
 
-    (sums, keys), _ = lax.scan(step, (sums, keys), length=lax.axis_size(axis) - 1)
-    return add(sums, keys)
+    plans = [plan(step) for step in range(size)]
+    return dataclasses.replace(mask, plan=jax.tree.map(lambda *steps: jnp.stack(steps), *plans))
+
+
+def _steps(plans: Any) -> tuple[Any, Any]:
+    """Returns the plans of all steps but the last, and that of the last."""
+    return jax.tree.map(lambda x: x[:-1], plans), jax.tree.map(lambda x: x[-1], plans)
 
 
 def _pass_on(axis: Axis, arrays: Any) -> Any:
@@ -136,5 +153,5 @@ def _keys_of(mask: Mask) -> tuple[jax.Array | None, jax.Array | None]:
     return mask.k_segment_BS, mask.k_index_S
 
 
-def _with_keys(mask: Mask, keys: tuple[jax.Array | None, jax.Array | None]) -> Mask:
-    return dataclasses.replace(mask, k_segment_BS=keys[0], k_index_S=keys[1])
+def _of_step(mask: Mask, keys: tuple[jax.Array | None, jax.Array | None], plan: Any) -> Mask:
+    return dataclasses.replace(mask, k_segment_BS=keys[0], k_index_S=keys[1], plan=plan)

@@ -9,7 +9,7 @@ import pytest
 
 from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig
-from llama_jax.kernels.attention import reference
+from llama_jax.kernels.attention import api, reference
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.model import split_attention
 from llama_jax.sharding import zigzag
@@ -56,9 +56,11 @@ def test_a_split_sequence_equals_a_whole_one(mesh, method, impl, heads, mask):
     order, inputs = zigzag.order(T, context), arrays(*heads)
     back = np.argsort(order)
 
-    attend = functools.partial(
-        split_attention.attention, layout, compute, mask=stored(MASKS[mask], order)
-    )
+    def attend(q, k, v):
+        shape = api.shape_of(q, k)
+        whole = split_attention.prepare(layout, compute, stored(MASKS[mask], order), shape)
+        return split_attention.attention(layout, compute, q, k, v, whole)
+
     found = jax.jit(functools.partial(value_and_gradients, attend))(*(a[:, order] for a in inputs))
     whole = functools.partial(reference.attention, mask=MASKS[mask])
     wanted = value_and_gradients(whole, *inputs)

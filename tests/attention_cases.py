@@ -1,0 +1,92 @@
+"""The cases that every implementation of attention must pass, and how they are compared."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from llama_jax.kernels.attention.api import attention
+from llama_jax.kernels.attention.mask import Mask
+
+# Relative to the largest entry of each array.
+TOLERANCE = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
+CHUNK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    mask: Mask = dataclasses.field(default_factory=Mask)
+    B: int = 2
+    T: int = 48
+    S: int = 48
+    N: int = 4
+    K: int = 2
+    H: int = 64
+
+
+def segments(length: int, *rows: tuple[int, ...]) -> jax.Array:
+    """Returns rows of documents of the given lengths, then padding."""
+    numbered = [np.repeat(np.arange(1, len(row) + 1), row) for row in rows]
+    return jnp.array([np.pad(row, (0, length - len(row))) for row in numbered], jnp.int32)
+
+
+PACKED_48 = segments(48, (20, 9, 13), (48,))
+PACKED_41 = segments(41, (3, 30), (17, 1, 20))
+
+CASES = {
+    "mha": Case(N=2, K=2),
+    "gqa": Case(),
+    "one_key_head": Case(N=4, K=1),
+    "head_96": Case(H=96, N=2),
+    "not_causal": Case(Mask(causal=False)),
+    "not_causal_not_a_multiple": Case(Mask(causal=False), S=41),
+    "not_a_multiple": Case(T=41, S=41),
+    "one_tile": Case(T=11, S=11),
+    "one_token": Case(T=1, S=1),
+    "window": Case(Mask(window=7)),
+    "window_wider_than_a_tile": Case(Mask(window=25), T=41, S=41),
+    "segments_and_padding": Case(Mask.packed(PACKED_48)),
+    "segments_not_a_multiple": Case(Mask.packed(PACKED_41), T=41, S=41),
+    "segments_and_window": Case(Mask.packed(PACKED_41, window=9), T=41, S=41, N=2, K=1),
+    "segments_not_causal": Case(
+        Mask(causal=False, q_segment_BT=PACKED_48, k_segment_BS=PACKED_41), S=41
+    ),
+    "all_padding": Case(Mask.packed(segments(48, (), (48,)))),
+    "more_keys_than_queries": Case(Mask(causal=False), T=9),
+    "more_queries_than_keys": Case(T=48, S=21),
+    "offset": Case(Mask(q_offset=13), T=35),
+    "offset_and_window": Case(Mask(q_offset=23, window=5), T=25),
+    "offset_array": Case(Mask(q_offset=jnp.int32(13)), T=35),
+    "offset_array_window_segments": Case(
+        Mask(
+            q_offset=jnp.int32(7), window=6, q_segment_BT=PACKED_48[:, 7:], k_segment_BS=PACKED_48
+        ),
+        T=41,
+    ),
+    "decode_one_token": Case(Mask(q_offset=jnp.int32(30)), T=1),
+    "before_every_key": Case(Mask(q_offset=-3), T=20),
+}
+
+
+def inputs(case: Case, dtype=jnp.float32):
+    random = np.random.default_rng(0)
+    q_shape, k_shape = (case.B, case.T, case.N, case.H), (case.B, case.S, case.K, case.H)
+    shapes = (q_shape, k_shape, k_shape, q_shape)
+    return tuple(jnp.asarray(random.normal(size=shape), dtype) for shape in shapes)
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def value_and_gradients(impl, q_BTNH, k_BSKH, v_BSKH, grad_BTNH, mask):
+    out_BTNH, back = jax.vjp(
+        lambda *qkv: attention(*qkv, mask, impl, CHUNK), q_BTNH, k_BSKH, v_BSKH
+    )
+    return out_BTNH, *back(grad_BTNH)
+
+
+def assert_close(got, want, tolerance):
+    for name, a, b in zip(("out", "dq", "dk", "dv"), got, want, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        scale = max(np.abs(b).max(), 1.0)
+        np.testing.assert_allclose(a / scale, b / scale, atol=tolerance, rtol=0, err_msg=name)

@@ -1,0 +1,195 @@
+"""The TPU kernels in JAX's interpreters: the shared cases, races, padding, what is visited."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import CASES, TOLERANCE, Case, assert_close, inputs, value_and_gradients
+from jax.experimental.pallas import tpu as pltpu
+
+from llama_jax.kernels.attention import api, schedule, tiles, tpu
+from llama_jax.kernels.attention.mask import Mask
+from llama_jax.kernels.attention.tiles import Setup, Tiles
+
+SMALL = Tiles(128, 128, 128)
+LONGER = 6  # So that a row of the shared cases has three tiles.
+TWO_KERNELS = ("gqa", "head_96", "segments_and_window", "offset", "segments_not_causal")
+
+
+def setup(fused: bool = True, interpret=True, tiles: Tiles = SMALL) -> Setup:
+    return Setup(tiles, tiles, fused, 2**27, interpret)
+
+
+def longer(case: Case) -> Case:
+    """Returns the case with every token repeated."""
+    mask = case.mask
+    segments = {
+        name: jnp.repeat(segment, LONGER, axis=1)
+        for name in ("q_segment_BT", "k_segment_BS")
+        if (segment := getattr(mask, name)) is not None
+    }
+    window = mask.window and mask.window * LONGER
+    mask = dataclasses.replace(mask, window=window, q_offset=mask.q_offset * LONGER, **segments)
+    return dataclasses.replace(case, T=case.T * LONGER, S=case.S * LONGER, mask=mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def kernels(how: Setup, q_BTNH, k_BSKH, v_BSKH, grad_BTNH, mask):
+    planned = api.planned(mask, how, api.shape_of(q_BTNH, k_BSKH))
+    attend = functools.partial(tpu.attention, how, mask=planned)
+    out_BTNH, back = jax.vjp(attend, q_BTNH, k_BSKH, v_BSKH)
+    return out_BTNH, *back(grad_BTNH)
+
+
+def check(name: str, how: Setup, dtype=jnp.float32):
+    case = longer(CASES[name])
+    arrays = inputs(case, dtype)
+    got = kernels(how, *arrays, case.mask)
+    exact = (a.astype(jnp.float32) for a in arrays)
+    want = value_and_gradients("reference", *exact, case.mask)
+    assert all(a.dtype == dtype for a in got)
+    assert_close(got, want, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_equation_in_float32(name):
+    check(name, setup())
+
+
+@pytest.mark.parametrize("name", TWO_KERNELS)
+def test_two_backward_kernels_equal_it_too(name):
+    check(name, setup(fused=False))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["gqa", "segments_and_window"])
+def test_bfloat16(name, fused):
+    check(name, setup(fused), jnp.bfloat16)
+
+
+@pytest.mark.parametrize("H", [64, 256])
+def test_head_sizes(H):
+    case = Case(Mask(), B=1, T=256, S=256, N=2, K=1, H=H)
+    arrays = inputs(case)
+    want = value_and_gradients("reference", *arrays, case.mask)
+    assert_close(kernels(setup(), *arrays, case.mask), want, 1e-5)
+
+
+def test_tiles_of_several_pieces_that_are_not_square():
+    case = longer(CASES["segments_and_window"])
+    arrays = inputs(case)
+    want = value_and_gradients("reference", *arrays, case.mask)
+    how = setup(tiles=Tiles(128, 384, 128))
+    assert_close(kernels(how, *arrays, case.mask), want, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["gqa", "segments_and_window", "offset_array_window_segments"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_neither_races_nor_reads_what_nobody_wrote(name, fused):
+    """The interpreter that simulates a TPU's memories and copies; it raises, or gives NaN."""
+    params = pltpu.InterpretParams(
+        detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan"
+    )
+    check(name, setup(fused, params))
+
+
+def test_padding_may_hold_anything():
+    case = longer(CASES["segments_and_padding"])
+    padding_BT = case.mask.q_segment_BT == 0
+    clean = inputs(case)
+    dirty = tuple(jnp.where(padding_BT[..., None, None], jnp.nan, x) for x in clean)
+    for got, want in zip(
+        kernels(setup(), *dirty, case.mask), kernels(setup(), *clean, case.mask), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+        assert jnp.all(got[padding_BT] == 0)
+
+
+def test_works_in_scan_with_checkpoint_and_one_plan_for_all_layers():
+    case = longer(CASES["segments_and_window"])
+    q_BTNH, k_BSKH, v_BSKH, _ = inputs(case)
+
+    def loss(impl, q_BTNH, mask):
+        mask = api.prepare(mask, impl, api.shape_of(q_BTNH, k_BSKH))
+
+        @jax.checkpoint
+        def layer(x_BTNH):
+            return x_BTNH + api.attention(x_BTNH, k_BSKH, v_BSKH, mask, impl)
+
+        return jax.lax.scan(lambda x, _: (layer(x), None), q_BTNH, length=2)[0].sum()
+
+    grad = jax.jit(jax.grad(loss, 1), static_argnums=0)
+    got, want = (grad(impl, q_BTNH, case.mask) for impl in ("tpu_interpret", "reference"))
+    np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+def packings(S: int, mean: int, seed: int) -> np.ndarray:
+    """Returns segments i32 [1, S] of documents with lengths drawn from an exponential law."""
+    lengths = np.random.default_rng(seed).exponential(mean, 8 * S // mean).astype(int) + 1
+    return np.repeat(np.arange(1, len(lengths) + 1), lengths)[None, :S].astype(np.int32)
+
+
+@pytest.mark.parametrize("S", [32768, 65536, 131072])
+def test_packed_rows_visit_what_they_attend_to_and_little_else(S):
+    """Against an exact count of tiles that hold a pair that is seen."""
+    size = tiles.fitting(S, S)
+    how = setup(tiles=size)
+    segment_BT = packings(S, 4096, seed=S)
+    plan = schedule.make(Mask.packed(jnp.asarray(segment_BT)), how, 1, S, S)
+    # A token sees from where its document begins; in each tile the first token sees farthest.
+    first_T = np.searchsorted(segment_BT[0], segment_BT[0])
+    starts = range(0, S, size.queries)
+    needed = sum(start // size.keys - first_T[start] // size.keys + 1 for start in starts)
+    causal = len(starts) * (len(starts) + 1) / 2
+    assert needed <= int(plan.forward.count) <= 1.15 * needed < causal / 2
+    assert int(plan.backward.count) - len(starts) == int(plan.forward.count)
+
+
+def test_the_schedule_draws_what_its_docstring_shows():
+    segment_BT = jnp.repeat(jnp.array([[1, 1, 1, 1, 1, 2, 2, 2, 0, 0]]), 64, axis=1)
+    plan = schedule.make(Mask.packed(segment_BT), setup(), 1, 640, 640)
+    visits = plan.forward
+    drawn = np.full((5, 5), ".")
+    for query, key, what in list(zip(visits.query_E, visits.key_E, visits.what_E, strict=True))[
+        : int(visits.count)
+    ]:
+        if what & schedule.COMPUTE:
+            drawn[query, key] = "m" if what & schedule.MASKED else "f"
+    text = "\n".join("    " + " ".join(row) for row in drawn)
+    lines = [line[:13] for line in schedule.__doc__.splitlines() if line.startswith("    ")]
+    assert text.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("shape", "fused"),
+    [
+        # T, N, K, H on a v5e with 110 MiB: dq of G heads takes G T H 4 bytes.
+        ((32768, 32, 32, 128), True),  # 16 MiB + 13.
+        ((131072, 8, 8, 128), True),  # 64 MiB + 13.
+        ((32768, 32, 8, 128), True),  # 4 heads: 64 MiB + 13.
+        ((32768, 64, 8, 128), False),  # 8 heads: 128 MiB.
+        ((262144, 8, 8, 128), False),
+    ],
+)
+def test_the_backward_pass_is_chosen_by_arithmetic(shape, fused):
+    T, N, K, H = shape
+    assert tiles.setup("TPU v5 lite", T, T, N, K, H, 2).fused == fused
+
+
+def test_unknown_chips_and_tiles_are_refused():
+    with pytest.raises(ValueError, match="no table entry for 'TPU v99'; it must be one of"):
+        tiles.setup("TPU v99", 128, 128, 1, 1, 128, 2)
+    with pytest.raises(ValueError, match="100 queries by 128 keys in pieces of 128; all must be"):
+        Tiles(100, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("kind", "T", "impl"),
+    [("TPU v5 lite", 4096, "tpu"), ("TPU v5 lite", 1, "chunked"), ("cpu", 4096, "chunked")],
+)
+def test_auto_goes_by_platform(kind, T, impl):
+    assert api.choose("auto", T, kind) == impl
+    assert api.choose("reference", T, kind) == "reference"
