@@ -2,13 +2,16 @@
 # make test    sets up .venv with the test extra and runs every check
 #
 # PYTHON=python3.12 chooses the interpreter; .venv is made anew if it has another version.
+# EXTRAS=test,plan adds the compilers for TPUs and GPUs, and with them the tests that need them.
 
 PYTHON ?= python3
+EXTRAS ?= test
 BIN := .venv/bin
 DEMO := runs/demo
 PRINT_VERSION := 'import sys; print("%d.%d" % sys.version_info[:2])'
 VERSION := $(shell $(PYTHON) -c $(PRINT_VERSION) 2>/dev/null)
 READY := .venv/ready-$(VERSION)
+TESTABLE := $(READY)-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean-demo
@@ -30,10 +33,10 @@ demo: $(READY)
 	@echo "perplexity by position   $(DEMO)/evaluation/perplexity_by_position.png"
 	@echo "Hugging Face model       $(DEMO)/huggingface"
 
-test: $(READY)-test lint
+test: $(TESTABLE) lint
 	@$(BIN)/python -m pytest -n auto --dist loadfile
 
-lint: $(READY)-test
+lint: $(TESTABLE)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -52,7 +55,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --editable .
 	@touch $@
 
-$(READY)-test: $(READY)
+$(TESTABLE): $(READY)
 	@echo "Installing the test tools"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -8,7 +8,7 @@ from llama_jax.config.rope import RopeConfig
 
 Dtype = Literal["float32", "bfloat16"]
 AttentionImpl = Literal["auto", "reference", "chunked", "tpu", "tpu_interpret"]
-ContextParallel = Literal["auto", "gather", "ring"]
+ContextParallel = Literal["auto", "gather", "ring", "ulysses"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,8 @@ class ComputeConfig:
     attention: AttentionImpl = "auto"
     attention_chunk: int = 128  # Queries and keys per tile of "chunked" attention.
     # How a sequence split over mesh.context attends: "gather" fetches all keys and values, "ring"
-    # passes them on from device to device, "auto" takes what the links of the chip favour.
+    # passes them on from device to device, "ulysses" deals out heads instead of tokens, and "auto"
+    # takes what the links of the chip favour.
     context_parallel: ContextParallel = "auto"
     # What the backward pass keeps instead of recomputing: "none" keeps everything (no remat),
     # "minimal" the outputs of matrix products and of attention, "attention" only attention's,

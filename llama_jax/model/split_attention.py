@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from llama_jax.config.model import ComputeConfig
-from llama_jax.kernels.attention import api, gather, ring
+from llama_jax.kernels.attention import api, gather, ring, ulysses
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.sharding import zigzag
 from llama_jax.sharding.layout import Layout
+
+# How a device attends to all keys with one call of the kernel.
+_METHODS = {"gather": gather, "ulysses": ulysses}
 
 
 def prepare(layout: Layout, compute: ComputeConfig, mask: Mask, shape: api.Shape) -> Mask:
@@ -41,7 +44,8 @@ def prepare(layout: Layout, compute: ComputeConfig, mask: Mask, shape: api.Shape
             ring_parts = _ring_parts(layout, compute, local)
             made = ring.prepare(mask, local, axis=layout.axes("sequence"), parts=ring_parts)
         else:
-            made = gather.prepare(mask, local, **_gather_settings(layout, compute))
+            method = _METHODS[compute.context_parallel]
+            made = method.prepare(mask, local, **_settings(layout, compute))
         # Each device has its own: stacked on a leading dimension.
         return jax.tree.map(lambda leaf: leaf[None], made.plan)
 
@@ -104,16 +108,15 @@ def _local(layout: Layout, compute: ComputeConfig, shape: api.Shape):
     if compute.context_parallel == "ring":
         axis = layout.axes("sequence")
         return partial(ring.attention, axis, _ring_parts(layout, compute, shape))
-    assert compute.context_parallel == "gather"
-    settings = _gather_settings(layout, compute)
-    return partial(gather.attention, chunk=compute.attention_chunk, **settings)
+    method = _METHODS[compute.context_parallel]
+    return partial(method.attention, chunk=compute.attention_chunk, **_settings(layout, compute))
 
 
 def _ring_parts(layout: Layout, compute: ComputeConfig, shape: api.Shape) -> api.Parts:
     return api.parts(compute.attention, compute.attention_chunk, shape, layout.device_kind)
 
 
-def _gather_settings(layout: Layout, compute: ComputeConfig) -> dict[str, Any]:
+def _settings(layout: Layout, compute: ComputeConfig) -> dict[str, Any]:
     axis = layout.axes("sequence")
     return {"axis": axis, "impl": compute.attention, "device_kind": layout.device_kind}
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 # libtpu asks these before it compiles; without a TPU it would search the network for answers.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -30,4 +30,4 @@ def without_accelerators() -> None:
             f"{jax.config.jax_platforms!r}). Start the planner in a process of its own: "
             "python -m llama_jax.plan ..., or set JAX_PLATFORMS=cpu."
         )
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)

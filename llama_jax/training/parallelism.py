@@ -5,7 +5,7 @@ from typing import cast
 
 from llama_jax.config.model import AttentionImpl, ContextParallel
 from llama_jax.config.train import TrainConfig
-from llama_jax.kernels.attention import api, tiles
+from llama_jax.kernels.attention import api, tiles, ulysses
 from llama_jax.sharding.layout import Layout
 from llama_jax.telemetry import hardware
 
@@ -35,12 +35,19 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
         return config
     _check_sequence(config, parts)
     if method == "auto":
-        method = _favoured(config, parts, hardware.chip(layout.device_kind))
+        method = _favoured(config, layout, hardware.chip(layout.device_kind))
     if method == "ring" and config.compute.attention == "reference":
         raise ValueError(
             "config.compute.context_parallel is 'ring' but config.compute.attention is "
             "'reference', which computes no log-sum-exp to merge parts by. Use "
             "--config.compute.attention=chunked, or --config.compute.context_parallel=gather."
+        )
+    if method == "ulysses" and not _deals_out(config, layout):
+        raise ValueError(
+            f"config.compute.context_parallel is 'ulysses' but {parts} devices that split a "
+            f"sequence cannot deal out {config.model.heads} query heads over "
+            f"config.mesh.tensor={layout.ways('heads')} x config.mesh.context={parts}. Use "
+            "--config.compute.context_parallel=auto, or a smaller --config.mesh.context."
         )
     compute = dataclasses.replace(config.compute, context_parallel=method)
     return dataclasses.replace(config, compute=compute)
@@ -79,14 +86,37 @@ def ring_pays(S: int, parts: int, heads: int, kv_heads: int, flops: float, bytes
     return S / parts > BACKWARD * 2 * kv_heads / heads * flops / bytes_
 
 
-def _favoured(config: TrainConfig, parts: int, chip: hardware.Chip | None) -> ContextParallel:
-    """Returns "ring" where its transfers hide behind computation, else "gather"."""
-    if chip is None or config.compute.attention == "reference":
+def dealing_moves_less(heads: int, kv_heads: int, parts: int) -> bool:
+    """Returns whether dealing out heads moves fewer bytes than gathering keys and values.
+
+    Per token 2 (N + K) H / P numbers against 2 K H, each times (P - 1) / P.
+    """
+    return heads + kv_heads < kv_heads * parts
+
+
+def _favoured(config: TrainConfig, layout: Layout, chip: hardware.Chip | None) -> ContextParallel:
+    """Returns what moves least in sight of the computation: see sharding/README.md."""
+    if chip is None:
         return "gather"
-    model, S = config.model, config.data.sequence_length
+    model, S, parts = config.model, config.data.sequence_length, layout.ways("sequence")
+    if dealing_moves_less(model.heads, model.kv_heads, parts) and _deals_out(config, layout):
+        return "ulysses"
+    if config.compute.attention == "reference":
+        return "gather"
     flops = ATTENTION_EFFICIENCY * chip.peak_flops
     pays = ring_pays(S, parts, model.heads, model.kv_heads, flops, chip.links.near_bandwidth)
     return "ring" if pays else "gather"
+
+
+def _deals_out(config: TrainConfig, layout: Layout) -> bool:
+    """Returns whether the heads of one device can be dealt out to those that split a sequence."""
+    heads = config.model.heads // layout.ways("heads")
+    kv_heads = max(config.model.kv_heads // layout.ways("kv_heads"), 1)
+    try:
+        ulysses.key_copies(heads, kv_heads, layout.ways("sequence"))
+    except ValueError:
+        return False
+    return True
 
 
 def _check_rows(config: TrainConfig, layout: Layout) -> None:

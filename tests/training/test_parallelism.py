@@ -50,10 +50,12 @@ def test_the_ring_pays_on_an_h100_from_this_length_per_device(heads, kv_heads, s
 
 
 def test_auto_follows_the_formula(monkeypatch):
-    for bandwidth, method in ((1e9, "gather"), (math.inf, "ring")):
+    # 8 heads of queries and of keys: dealing them out moves 2 / P of what gathering does.
+    cases = ((4, 1e9, "ulysses"), (2, 1e9, "gather"), (2, math.inf, "ring"))
+    for context, bandwidth, method in cases:
         chip = hardware.Chip(1e12, 16, hardware.Links("ICI", bandwidth))
         monkeypatch.setattr(hardware, "chip", lambda kind, chip=chip: chip)
-        assert resolved().compute.context_parallel == method
+        assert resolved(context).compute.context_parallel == method
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,18 @@ def test_auto_follows_the_formula(monkeypatch):
         (
             {"context": 1, "compute": compute(context_parallel="ring")},
             "config.compute.context_parallel is 'ring' but no sequence is split",
+        ),
+        (
+            {
+                "context": 8,
+                "model": dataclasses.replace(SETTINGS.model, heads=4, kv_heads=4),
+                "compute": compute(context_parallel="ulysses"),
+            },
+            "config.compute.context_parallel is 'ulysses' but 8 devices .* deal out 4 query heads",
+        ),
+        (
+            {"compute": compute(attention="tpu")},
+            "config.compute.attention is 'tpu' but the devices are 'cpu'; it must be one of",
         ),
         (
             {"compute": compute(context_parallel="ring", attention="reference")},

@@ -77,24 +77,6 @@ def test_accumulated_micro_batches_equal_one_large_batch(accumulate):
     assert_close(got.params, want.params, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        MeshConfig(data=8, fsdp=1),
-        MeshConfig(data=1, fsdp=8),
-        MeshConfig(data=2, fsdp=2, tensor=2),
-        MeshConfig(data=1, fsdp=2, tensor=4),
-    ],
-    ids=str,
-)
-def test_eight_devices_equal_one(mesh):
-    batches = [batch_of(seed) for seed in range(3)]
-    want, want_metrics = run(CONFIG, batches)
-    got, metrics = run(dataclasses.replace(CONFIG, mesh=mesh), batches, jax.devices())
-    assert_close(metrics, want_metrics)
-    assert_close(got.params, want.params, atol=1e-5)
-
-
 def test_parameters_and_moments_are_split_over_devices():
     layout = Layout(make_mesh(MeshConfig(fsdp=4, tensor=2), jax.devices()), CONFIG.sharding)
     optimizer = optimizers.adamw(CONFIG.optim, CONFIG.steps)

@@ -15,14 +15,16 @@ MESHES = {
     "none": MeshConfig(data=2, fsdp=2, tensor=2),
     "gather": MeshConfig(fsdp=2, context=2, tensor=2),
     "ring": MeshConfig(fsdp=2, context=2, tensor=2),
+    "ulysses": MeshConfig(fsdp=2, context=2, tensor=2),
 }
 # The mesh splits rows into 4 or 2; 16 tokens per device then are 4 or 8 chunks.
 COLUMNS = {
     "plain": {},
-    "accumulate": {"accumulate": 2},
-    "loss in chunks": {"loss": dataclasses.replace(SETTINGS.loss, chunk=16)},
+    "accumulated, loss in chunks": {
+        "accumulate": 2,
+        "loss": dataclasses.replace(SETTINGS.loss, chunk=16),
+    },
 }
-COLUMNS["both"] = COLUMNS["accumulate"] | COLUMNS["loss in chunks"]
 
 
 def table(first: str) -> list[tuple[list[str], list[str]]]:
@@ -46,7 +48,7 @@ MEMORY = [
 
 def test_the_tables_name_every_combination():
     keys = {(attention, method, packing) for attention, method, packing, *_ in COMBINATIONS}
-    assert len(keys) == 2 * 3 * 2 and len(COMBINATIONS) == 48 and len(MEMORY) == 21
+    assert len(keys) == 3 * 4 * 2 and len(COMBINATIONS) == 48 and len(MEMORY) == 21
     assert {cell for *_, cell in COMBINATIONS + MEMORY} == {"=", "refused"}
 
 

@@ -71,10 +71,15 @@ def setup(
             f"the TPU attention kernel has no table entry for {chip!r}; it must be one of "
             f"{sorted(VMEM)}. Use attention 'chunked' there."
         )
-    tiles = fitting(T, S)
-    vmem = int(VMEM[chip] * MIB * USABLE)
-    fused = fused_backward_bytes(tiles, T, N // K, H, itemsize) <= vmem
-    return Setup(tiles, tiles, fused, vmem, interpret)
+    tiles, vmem = fitting(T, S), int(VMEM[chip] * MIB * USABLE)
+    plain = Setup(tiles, tiles, False, vmem, interpret)
+    return with_tiles(plain, tiles, T, N // K, H, itemsize)
+
+
+def with_tiles(setup: Setup, tiles: Tiles, T: int, G: int, H: int, itemsize: int) -> Setup:
+    """Returns the setup with other tiles, and the backward pass that fits with them."""
+    fused = fused_backward_bytes(tiles, T, G, H, itemsize) <= setup.vmem
+    return dataclasses.replace(setup, forward=tiles, backward=tiles, fused=fused)
 
 
 def fitting(T: int, S: int) -> Tiles:

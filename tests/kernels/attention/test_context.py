@@ -1,6 +1,7 @@
 """A sequence split over devices attends as one that is not: values and gradients."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,18 @@ def value_and_gradients(attend, q, k, v, grad):
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("heads", [(4, 4), (4, 1)], ids=["MHA", "MQA"])
 @pytest.mark.parametrize(
-    ("method", "impl"), [("ring", "chunked"), ("gather", "chunked"), ("gather", "reference")]
+    ("method", "impl", "mesh"),
+    [
+        *itertools.product(("ring", "gather"), ("chunked",), [(1, 8, 1), (2, 2, 2), (1, 3, 2)]),
+        ("gather", "reference", (2, 2, 2)),
+        ("ulysses", "chunked", (2, 4, 1)),
+        ("ulysses", "chunked", (2, 2, 2)),
+        ("ulysses", "tpu_interpret", (1, 2, 2)),
+        ("ring", "tpu_interpret", (1, 3, 1)),
+        ("gather", "tpu_interpret", (1, 2, 2)),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2), (1, 3, 2)], ids=str)
 def test_a_split_sequence_equals_a_whole_one(mesh, method, impl, heads, mask):
     fsdp, context, tensor = mesh
     devices = jax.devices()[: fsdp * context * tensor]
