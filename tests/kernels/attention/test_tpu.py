@@ -148,6 +148,19 @@ def test_packed_rows_visit_what_they_attend_to_and_little_else(S):
     assert int(plan.backward.count) - len(starts) == int(plan.forward.count)
 
 
+@pytest.mark.parametrize(("zigzag", "busiest"), [(True, 1.0), (False, 228 / 132)])
+def test_zigzag_gives_every_device_the_same_work(zigzag, busiest):
+    """Tiles of the busiest of 4 devices, over the mean; in order, the last has 25 + ... + 32."""
+    S, P, how = 8192, 4, setup(tiles=Tiles(256, 256, 256))
+    chunks = np.arange(S).reshape(2 * P, -1)
+    mine = [(p, 2 * P - 1 - p) if zigzag else (2 * p, 2 * p + 1) for p in range(P)]
+    orders = [np.concatenate(chunks[list(pair)]) for pair in mine]
+    k_index_S = jnp.asarray(np.concatenate(orders))
+    masks = [Mask(q_index_T=jnp.asarray(order), k_index_S=k_index_S) for order in orders]
+    counts = [int(schedule.make(mask, how, 1, S // P, S).forward.count) for mask in masks]
+    assert max(counts) / np.mean(counts) == pytest.approx(busiest, rel=0.01), counts
+
+
 def test_the_schedule_draws_what_its_docstring_shows():
     segment_BT = jnp.repeat(jnp.array([[1, 1, 1, 1, 1, 2, 2, 2, 0, 0]]), 64, axis=1)
     plan = schedule.make(Mask.packed(segment_BT), setup(), 1, 640, 640)
