@@ -79,6 +79,16 @@ def test_every_kernel_fits_the_chip(chip, T, heads, want):
     assert kernels(gradients(chip, T, *heads)) == want
 
 
+def test_the_longest_lists_fit():
+    """6 rows of 128K: 6 (8,256 + 128) visits of 16 bytes."""
+
+    def run(x):
+        kind = device("v5e").device_kind
+        return jax.grad(lambda x: api.attention(x, x, x, Mask(), "tpu", device_kind=kind).sum())(x)
+
+    assert kernels(compiled(run, "v5e", (6, 131072, 1, 128))) == FUSED
+
+
 @pytest.mark.parametrize("H", [64, 96, 256])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_head_sizes_and_dtypes(H, dtype):

@@ -44,8 +44,8 @@ class Setup:
 
 
 # Vector memory of one core in MiB (jax/_src/pallas/mosaic/tpu_info.py); names as in
-# telemetry/hardware.py.
-VMEM = {"TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
+# telemetry/hardware.py. It decides what of the backward pass fits, and whether tiles are halved.
+VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
 VMEM |= {"TPU v5e": 128, "TPU v5p": 64, "TPU v6e": 128}
 
 # From the longest row that each size is for; the last is for all longer ones. A tile on the edge of
@@ -72,13 +72,16 @@ def setup(
             f"{sorted(VMEM)}. Use attention 'chunked' there."
         )
     tiles, vmem = fitting(T, S), int(VMEM[chip] * MIB * USABLE)
+    while backward_bytes(tiles, 0, H, itemsize) > vmem and min(tiles.queries, tiles.keys) > LANES:
+        tiles = Tiles(*(max(size // 2 // LANES, 1) * LANES for size in dataclasses.astuple(tiles)))
     plain = Setup(tiles, tiles, False, vmem, interpret)
     return with_tiles(plain, tiles, T, N // K, H, itemsize)
 
 
 def with_tiles(setup: Setup, tiles: Tiles, T: int, G: int, H: int, itemsize: int) -> Setup:
     """Returns the setup with other tiles, and the backward pass that fits with them."""
-    fused = fused_backward_bytes(tiles, T, G, H, itemsize) <= setup.vmem
+    queries = G * tiles.padded(T, T)[0]
+    fused = backward_bytes(tiles, queries, H, itemsize) <= setup.vmem
     return dataclasses.replace(setup, forward=tiles, backward=tiles, fused=fused)
 
 
@@ -90,17 +93,16 @@ def fitting(T: int, S: int) -> Tiles:
     return Tiles(queries, keys, tiles.piece if keys % tiles.piece == 0 else keys)
 
 
-def fused_backward_bytes(tiles: Tiles, T: int, G: int, H: int, itemsize: int) -> int:
-    """Returns the vector memory of the fused backward kernel.
+def backward_bytes(tiles: Tiles, queries: int, H: int, itemsize: int) -> int:
+    """Returns the vector memory of a backward kernel that holds dq of so many queries.
 
-    At 32,768 tokens with G = 1 and H = 128: 16 MiB for dq, 4 for blocks in bfloat16 that are
-    fetched and written twice buffered, 1 for dk and dv, 8 for four pieces of scores.
+    At 32,768 queries and H = 128: 16 MiB for dq, 3.5 for blocks in bfloat16 that are fetched and
+    written twice buffered, 1 for dk and dv, 8 for four pieces of scores.
     """
     P, Q, C = tiles.queries, tiles.keys, tiles.piece
     width = _whole(H)
-    dq = G * tiles.padded(T, Q)[0] * width * 4
     blocks = 2 * (3 * P + 4 * Q) * width * itemsize
-    return dq + blocks + 2 * Q * width * 4 + 4 * P * C * 4
+    return queries * width * 4 + blocks + 2 * Q * width * 4 + 4 * P * C * 4
 
 
 def _whole(length: int) -> int:

@@ -17,6 +17,8 @@ from llama_jax.kernels.attention.tiles import Setup, Tiles
 # Of the grid's indices (heads first, then the visit): which head. They come as in an index map.
 Head = Callable[..., Any]
 
+SCALAR_MEMORY = 900 * 2**10  # Bytes for lists, of 1 MiB that a core has.
+
 # Two cores may share heads; visits follow each other.
 _SEMANTICS: tuple[Literal["parallel", "arbitrary"], ...] = ("parallel", "arbitrary", "arbitrary")
 
@@ -89,8 +91,12 @@ def call(
 
     The first dimension of the grid is that of heads, which are independent; the second is that of
     visits. `products` is how many matrix products each visit makes, of all scores of a tile.
+
+    Raises:
+        ValueError: The list of visits is too long.
     """
     (q_BNTH, _), (k_BKSH, _) = inputs[:2]
+    _check_lists(visits, tiles)
     run = pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -111,6 +117,17 @@ def call(
     )
     lists = visits.row_E, visits.query_E, visits.key_E, visits.what_E
     return run(*lists, *(array for array, _ in inputs))
+
+
+def _check_lists(visits: Visits, tiles: Tiles) -> None:
+    needed = 4 * 4 * len(visits.row_E)
+    if needed > SCALAR_MEMORY:
+        raise ValueError(
+            f"attention over these rows may visit {len(visits.row_E):,} tiles of {tiles.queries} x "
+            f"{tiles.keys}, whose list takes {needed:,} bytes of a TPU's scalar memory; at most "
+            f"{SCALAR_MEMORY:,} fit. Give a device fewer rows at a time (accumulate), or split "
+            "them (mesh.context)."
+        )
 
 
 def scratch(*shape: int, dtype: Any = jnp.float32) -> Any:

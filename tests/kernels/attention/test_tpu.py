@@ -192,11 +192,26 @@ def test_the_backward_pass_is_chosen_by_arithmetic(shape, fused):
     assert tiles.setup("TPU v5 lite", T, T, N, K, H, 2).fused == fused
 
 
+def test_tiles_are_halved_until_they_fit():
+    sizes = [tiles.setup("TPU v4", 32768, 32768, 8, 8, H, b) for H, b in ((128, 2), (256, 4))]
+    assert [how.backward for how in sizes] == [Tiles(1024, 1024, 512), Tiles(512, 512, 256)]
+
+
 def test_unknown_chips_and_tiles_are_refused():
     with pytest.raises(ValueError, match="no table entry for 'TPU v99'; it must be one of"):
         tiles.setup("TPU v99", 128, 128, 1, 1, 128, 2)
     with pytest.raises(ValueError, match="100 queries by 128 keys in pieces of 128; all must be"):
         Tiles(100, 128, 128)
+
+
+def test_a_list_that_no_tpu_can_hold_is_refused():
+    shape = jax.ShapeDtypeStruct((16, 131072, 1, 128), jnp.bfloat16)
+
+    def run(q, k, v):
+        return api.attention(q, k, v, Mask(), "tpu", device_kind="TPU v5 lite")
+
+    with pytest.raises(ValueError, match="may visit 132,096 tiles of 1024 x 1024, whose list"):
+        jax.eval_shape(run, shape, shape, shape)
 
 
 @pytest.mark.parametrize(
