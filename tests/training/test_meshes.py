@@ -62,7 +62,7 @@ def test_every_factorisation_equals_one_device(mesh, heads):
 
 
 @pytest.mark.parametrize(
-    ("table", "method"), zip(TABLES, itertools.cycle(["ring", "gather"]), strict=False)
+    ("table", "method"), list(zip(TABLES, itertools.cycle(["ring", "gather"]), strict=False))
 )
 def test_another_table_changes_nothing(table, method):
     config = settings("GQA", mesh=MeshConfig(fsdp=2, context=2, tensor=2), sharding=TABLES[table])
