@@ -4,7 +4,7 @@ r"""The demo model extended from 512 to 2,048 tokens by position interpolation.
 
 Needs runs/demo/pretrain (configs/demo_pretrain.py). The third command of `make demo`.
 
-Expect: held-out perplexity 31.7 in rows of 2,048 (2 cores of an AMD EPYC, 2026-11-21).
+Expect: held-out perplexity 31.1 in rows of 2,048 (2 cores of an AMD EPYC, 2026-11-21).
 Chen et al. 2023, https://arxiv.org/abs/2306.15595.
 """
 
