@@ -8,6 +8,7 @@ from llama_jax.config.rope import RopeConfig
 
 Dtype = Literal["float32", "bfloat16"]
 AttentionImpl = Literal["auto", "reference", "chunked", "tpu", "tpu_interpret"]
+DEFAULT_CHUNK = 128
 ContextParallel = Literal["auto", "gather", "ring", "ulysses"]
 
 
@@ -69,7 +70,7 @@ class ComputeConfig:
     # "tpu" is the Pallas kernel, "auto" that kernel on TPUs and "chunked" elsewhere;
     # "tpu_interpret" runs the kernel's code on any platform, for tests: slow.
     attention: AttentionImpl = "auto"
-    attention_chunk: int = 128  # Queries and keys per tile of "chunked" attention.
+    attention_chunk: int = DEFAULT_CHUNK  # Queries and keys per tile of "chunked" attention.
     # How a sequence split over mesh.context attends: "gather" fetches all keys and values, "ring"
     # passes them on from device to device, "ulysses" deals out heads instead of tokens, and "auto"
     # takes what the links of the chip favour.
@@ -82,3 +83,8 @@ class ComputeConfig:
     def __post_init__(self):
         if self.attention_chunk < 1:
             raise ValueError(f"attention_chunk is {self.attention_chunk}; it must be at least 1.")
+        if self.attention == "tpu" and self.attention_chunk != DEFAULT_CHUNK:
+            raise ValueError(
+                f"attention_chunk is {self.attention_chunk} but attention is 'tpu', which takes its "
+                f"tiles from a table, so it has no effect. Leave it {DEFAULT_CHUNK}."
+            )

@@ -10,6 +10,7 @@ import pytest
 from attention_cases import CASES, TOLERANCE, Case, assert_close, inputs, value_and_gradients
 from jax.experimental.pallas import tpu as pltpu
 
+from llama_jax.config.model import ComputeConfig
 from llama_jax.kernels.attention import api, schedule, tiles, tpu
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.tiles import Setup, Tiles
@@ -221,3 +222,8 @@ def test_a_list_that_no_tpu_can_hold_is_refused():
 def test_auto_goes_by_platform(kind, T, impl):
     assert api.choose("auto", T, kind) == impl
     assert api.choose("reference", T, kind) == "reference"
+
+
+def test_a_chunk_without_effect_is_refused():
+    with pytest.raises(ValueError, match="attention_chunk is 64 but attention is 'tpu'"):
+        ComputeConfig(attention="tpu", attention_chunk=64)
