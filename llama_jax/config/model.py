@@ -85,6 +85,6 @@ class ComputeConfig:
             raise ValueError(f"attention_chunk is {self.attention_chunk}; it must be at least 1.")
         if self.attention == "tpu" and self.attention_chunk != DEFAULT_CHUNK:
             raise ValueError(
-                f"attention_chunk is {self.attention_chunk} but attention is 'tpu', which takes its "
-                f"tiles from a table, so it has no effect. Leave it {DEFAULT_CHUNK}."
+                f"attention_chunk is {self.attention_chunk} but attention is 'tpu', whose tiles "
+                f"are in a table, so it has no effect. Leave it {DEFAULT_CHUNK}."
             )
