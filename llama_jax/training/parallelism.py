@@ -3,7 +3,7 @@
 import dataclasses
 from typing import cast
 
-from llama_jax.config.model import AttentionImpl, ContextParallel
+from llama_jax.config.model import DEFAULT_CHUNK, AttentionImpl, ContextParallel
 from llama_jax.config.train import TrainConfig
 from llama_jax.kernels.attention import api, tiles, ulysses
 from llama_jax.sharding.layout import Layout
@@ -62,8 +62,12 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
             f"{', '.join(tiles.VMEM)}. Use --config.compute.attention=auto."
         )
     tokens = config.data.sequence_length // layout.ways("sequence")
+    if said != "auto":
+        return config
     chosen = cast(AttentionImpl, api.choose(said, tokens, kind))
-    compute = dataclasses.replace(config.compute, attention=chosen)
+    # The chunk is for where "auto" is "chunked".
+    chunk = config.compute.attention_chunk if chosen == "chunked" else DEFAULT_CHUNK
+    compute = dataclasses.replace(config.compute, attention=chosen, attention_chunk=chunk)
     return dataclasses.replace(config, compute=compute)
 
 

@@ -30,6 +30,17 @@ def test_without_a_split_sequence_nothing_changes():
     assert config.compute.context_parallel == "auto"
 
 
+def test_auto_on_a_tpu_leaves_the_chunk_to_where_it_has_an_effect(monkeypatch):
+    said = compute(attention="auto", attention_chunk=2048)
+    here = resolved(context=1, compute=said).compute
+    assert (here.attention, here.attention_chunk) == ("chunked", 2048)
+    monkeypatch.setattr(Layout, "device_kind", "TPU v5")
+    data = dataclasses.replace(SETTINGS.data, sequence_length=256)
+    model = dataclasses.replace(SETTINGS.model, context=256)
+    there = resolved(context=1, compute=said, data=data, model=model).compute
+    assert (there.attention, there.attention_chunk) == ("tpu", 128)
+
+
 def test_an_unknown_chip_gathers():
     assert resolved().compute.context_parallel == "gather"
 
@@ -74,7 +85,7 @@ def test_auto_follows_the_formula(monkeypatch):
             "config.compute.context_parallel is 'ulysses' but 8 devices .* deal out 4 query heads",
         ),
         (
-            {"compute": compute(attention="tpu")},
+            {"compute": compute(attention="tpu", attention_chunk=128)},
             "config.compute.attention is 'tpu' but the devices are 'cpu'; it must be one of",
         ),
         (
