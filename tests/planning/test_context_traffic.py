@@ -27,7 +27,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("method", FORMULAS)
 def test_bytes_are_those_of_the_formula(method):
-    layout = Layout(make_mesh(MeshConfig(fsdp=1, context=P), jax.devices()), ShardingRules())
+    layout = Layout(make_mesh(MeshConfig(fsdp=1, context=P), jax.devices()[:P]), ShardingRules())
     compute = ComputeConfig(attention="chunked", attention_chunk=64, context_parallel=method)
 
     def run(q_BTNH, k_BTKH, v_BTKH, grad_BTNH):

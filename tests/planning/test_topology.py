@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import jax
 import pytest
 
 from llama_jax.planning import environment, topology
@@ -55,6 +56,7 @@ def test_a_wrong_name_is_answered_with_what_there_is(name, message):
 
 
 def test_too_many_simulated_devices_are_refused():
+    jax.devices()  # From here on their number stands.
     with pytest.raises(ValueError, match="asks for 4096 CPU devices but this process"):
         topology.devices(topology.parse("cpu:4096"))
 
