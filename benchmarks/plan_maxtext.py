@@ -26,6 +26,8 @@ import re
 import subprocess
 import sys
 
+from llama_jax.core import compilers
+
 RESULT = pathlib.Path(__file__).parent / "results" / "plan_maxtext.md"
 ROOT = pathlib.Path(__file__).parents[1]
 GIB = 2**30
@@ -40,13 +42,6 @@ def printed(self):
 jax.stages.Compiled.memory_analysis = printed
 runpy.run_module("maxtext.trainers.pre_train.train_compile", run_name="__main__")
 """
-QUIET = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +99,7 @@ def maxtext(python: pathlib.Path, case: Case) -> tuple[float, str]:
     """Returns the same of MaxText."""
     where = subprocess.run(
         [python, "-c", "import maxtext; print(maxtext.__path__[0])"],
-        env=os.environ | QUIET, capture_output=True, text=True, check=True,
+        env=os.environ | compilers.ENVIRONMENT, capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     arguments = [
         f"{where}/configs/base.yml",
@@ -118,7 +113,10 @@ def maxtext(python: pathlib.Path, case: Case) -> tuple[float, str]:
         *case.theirs,
     ]
     ended = subprocess.run(
-        [python, "-c", THEIRS, *arguments], env=os.environ | QUIET, capture_output=True, text=True
+        [python, "-c", THEIRS, *arguments],
+        env=os.environ | compilers.ENVIRONMENT,
+        capture_output=True,
+        text=True,
     )
     if found := re.search(r"^PEAK (\d+) (\d+) (\d+)", ended.stdout, flags=re.M):
         peak, given, temporary = (int(n) / GIB for n in found.groups())

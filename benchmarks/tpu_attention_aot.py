@@ -36,6 +36,8 @@ KERNELS = {  # Parts of names: forward, and what the backward pass adds up.
 }
 H, TILE, PIECE, MIB = 128, 1024, 512, 2**20
 MEAN_DOCUMENT = 4096
+THEIR_TILES = dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv"), TILE)
+THEIR_TILES |= dict.fromkeys(("block_kv_compute", "block_kv_dkv_compute"), PIECE)
 
 
 def attend(implementation: str, N: int, S: int, device_kind: str):
@@ -61,12 +63,7 @@ def theirs_of_jax(implementation: str, N: int, S: int):
 
     fused = "fused" in implementation
     blocks = kernel.BlockSizes(
-        block_q=TILE,
-        block_kv=TILE,
-        block_kv_compute=PIECE,
-        block_q_dkv=TILE,
-        block_kv_dkv=TILE,
-        block_kv_dkv_compute=PIECE,
+        **THEIR_TILES,
         block_q_dq=None if fused else TILE,
         block_kv_dq=None if fused else TILE,
         use_fused_bwd_kernel=fused,
@@ -82,12 +79,7 @@ def theirs_of_tokamax(implementation: str, N: int, S: int):
     from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as masks
 
     config = kernel.SplashConfig(
-        block_q=TILE,
-        block_kv=TILE,
-        block_kv_compute=PIECE,
-        block_q_dkv=TILE,
-        block_kv_dkv=TILE,
-        block_kv_dkv_compute=PIECE,
+        **THEIR_TILES,
         use_fused_bwd_kernel=True,
         dq_reduction_steps=3 if "dq3" in implementation else None,
     )
@@ -128,10 +120,10 @@ def measure(chip: str, implementation: str, N: int, S: int) -> dict:
 
 def in_a_process(chip: str, implementation: str, N: int, S: int, dump: str | None = None) -> dict:
     """Returns `measure` of a fresh process, or what went wrong."""
+    from llama_jax.core import compilers
     from llama_jax.kernels.attention import bundles
-    from llama_jax.planning import environment
 
-    quiet = dict(environment.ENVIRONMENT, PYTHONPATH=str(ROOT))
+    quiet = dict(compilers.ENVIRONMENT, PYTHONPATH=str(ROOT))
     flags = {"LIBTPU_INIT_ARGS": bundles.FLAGS.format(folder=dump)} if dump else {}
     job = json.dumps([chip, implementation, N, S])
     done = subprocess.run(

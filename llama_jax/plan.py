@@ -14,8 +14,7 @@ from absl import flags
 
 from llama_jax.config import command
 from llama_jax.config.train import TrainConfig
-from llama_jax.core import errors
-from llama_jax.planning import environment
+from llama_jax.core import compilers, errors
 
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "tpu:v5p:4x4x4, tpu:v5e:16x16, tpu:v6e:8x8, gpu:h100:8, gpu:h200:64 or cpu:8"
@@ -27,7 +26,7 @@ ADVICE = flags.DEFINE_bool("advice", True, "If it does not fit, look for the cha
 
 def main(config: TrainConfig) -> int:
     """Prints the plan; returns 0 also where it does not fit: that is an answer."""
-    environment.without_accelerators()
+    compilers.without_accelerators()
     # Only now: nothing that imports JAX may come before.
     from rich.console import Console
 

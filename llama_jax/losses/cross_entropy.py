@@ -265,23 +265,34 @@ def _pad(a_BT: jax.Array, T: int) -> jax.Array:
 
 
 def _cut(a_BT: jax.Array, start: jax.Array, C: int) -> jax.Array:
-    bits = lax.dynamic_slice_in_dim(_bits(a_BT), start, C, 1)
-    return lax.bitcast_convert_type(bits, a_BT.dtype)
+    def cut(a_BT):
+        return lax.dynamic_slice_in_dim(a_BT, start, C, 1)
+
+    return _as_bits(cut, a_BT)
 
 
 def _put(a_BT: jax.Array, part_BC: jax.Array, start: jax.Array) -> jax.Array:
-    part_BC = _bits(part_BC.astype(a_BT.dtype))
-    bits = lax.dynamic_update_slice_in_dim(_bits(a_BT), part_BC, start, 1)
-    return lax.bitcast_convert_type(bits, a_BT.dtype)
+    def put(a_BT, part_BC):
+        return lax.dynamic_update_slice_in_dim(a_BT, part_BC, start, 1)
+
+    return _as_bits(put, a_BT, part_BC.astype(a_BT.dtype))
 
 
-def _bits(a: jax.Array) -> jax.Array:
-    """Returns 16-bit floats as integers of the same bits, to be sliced.
+def _as_bits(move: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Returns what `move` does with arrays of one dtype; on CPUs with 16-bit floats as integers.
 
-    XLA for CPUs slices bfloat16 by converting the whole array to float32 and back; elsewhere this
-    is free.
+    XLA for CPUs slices bfloat16 by converting the whole array to float32 and back. On TPUs the
+    integers would be copies.
     """
-    return lax.bitcast_convert_type(a, jnp.uint16) if a.dtype.itemsize == 2 else a
+    dtype = arrays[0].dtype
+    if dtype.itemsize != 2:
+        return move(*arrays)
+
+    def bits(*arrays):
+        moved = move(*(lax.bitcast_convert_type(a, jnp.uint16) for a in arrays))
+        return lax.bitcast_convert_type(moved, dtype)
+
+    return lax.platform_dependent(*arrays, cpu=bits, default=move)
 
 
 def _check(x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, chunk: int) -> None:

@@ -9,7 +9,6 @@ A v5p slice is named by chips here; Google's v5p-128 counts cores and is 4x4x4.
 
 import contextlib
 import dataclasses
-import importlib.util
 import math
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from llama_jax.core import compilers
 from llama_jax.telemetry import hardware
 from llama_jax.telemetry.hardware import Chip
 
@@ -86,13 +86,13 @@ def devices(topology: Topology) -> list[Any]:
     if topology.platform == "cpu":
         return _simulated(topology.count)
     if topology.platform == "tpu":
-        need("libtpu", "TPUs")
+        compilers.need("libtpu", "TPUs")
         name = f"{topology.model}:{'x'.join(map(str, topology.shape))}"
         asked: dict[str, Any] = {"topology_name": name, "platform": "tpu"}
         if topology.slices > 1:
             asked["num_slices"] = topology.slices
     else:
-        need("jax_plugins.xla_cuda13", "GPUs")
+        compilers.need("jax_plugins.xla_cuda13", "GPUs")
         text = (DESCRIPTIONS / f"{topology.model}.txtpb").read_text()
         nodes, gpus = topology.shape
         # XLA counts slices x hosts x GPUs of one host.
@@ -107,27 +107,6 @@ def devices(topology: Topology) -> list[Any]:
 def chip(devices: Sequence[Any]) -> Chip | None:
     """Returns the limits of these devices; None for a CPU."""
     return hardware.chip(devices[0].device_kind)
-
-
-def need(module: str, platform: str) -> None:
-    """Checks that a compiler is installed.
-
-    Raises:
-        ValueError: It is not; the message says what to type.
-    """
-    if not _installed(module):
-        raise ValueError(
-            f"planning for {platform} needs {module}, which is not installed. Type: "
-            "pip install -c constraints.txt -e '.[plan]'. That brings compilers alone; no driver "
-            "and no accelerator is needed."
-        )
-
-
-def _installed(module: str) -> bool:
-    parent = module.partition(".")[0]
-    if importlib.util.find_spec(parent) is None:
-        return False
-    return importlib.util.find_spec(module) is not None
 
 
 def _number(text: str) -> int:

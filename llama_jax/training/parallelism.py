@@ -61,9 +61,9 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
             f"config.compute.attention is 'tpu' but the devices are {kind!r}; it must be one of "
             f"{', '.join(tiles.VMEM)}. Use --config.compute.attention=auto."
         )
-    tokens = config.data.sequence_length // layout.ways("sequence")
     if said != "auto":
         return config
+    tokens = config.data.sequence_length // layout.ways("sequence")
     chosen = cast(AttentionImpl, api.choose(said, tokens, kind))
     # The chunk is for where "auto" is "chunked".
     chunk = config.compute.attention_chunk if chosen == "chunked" else DEFAULT_CHUNK

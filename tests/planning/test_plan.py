@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from llama_jax.planning import environment, plan, topology
+from llama_jax.core import compilers
+from llama_jax.planning import plan, topology
 from llama_jax.telemetry import flops
 
 KEYS = {
@@ -72,7 +73,7 @@ def available(name):
     module = {"tpu": "libtpu", "gpu": "jax_plugins"}[name.partition(":")[0]]
     if importlib.util.find_spec(module) is None:
         pytest.skip("no compiler for it here: pip install -e '.[plan]'")
-    environment.without_accelerators()
+    compilers.without_accelerators()
     return topology.parse(name)
 
 

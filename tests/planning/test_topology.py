@@ -5,7 +5,8 @@ import importlib.util
 import jax
 import pytest
 
-from llama_jax.planning import environment, topology
+from llama_jax.core import compilers
+from llama_jax.planning import topology
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def installed(name):
 def test_devices_are_described_without_having_them(name):
     if not installed(name):
         pytest.skip("no compiler for it here: pip install -e '.[plan]'")
-    environment.without_accelerators()
+    compilers.without_accelerators()
     found = topology.parse(name)
     devices = topology.devices(found)
     assert len(devices) == found.count
@@ -88,6 +89,6 @@ def test_devices_are_described_without_having_them(name):
 def test_a_slice_that_no_compiler_knows_is_an_error():
     if not installed("tpu"):
         pytest.skip("no compiler for it here: pip install -e '.[plan]'")
-    environment.without_accelerators()
+    compilers.without_accelerators()
     with pytest.raises(ValueError, match="the compiler says"):
         topology.devices(topology.parse("tpu:v5e:3x5"))

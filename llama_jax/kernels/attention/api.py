@@ -23,6 +23,7 @@ from llama_jax.kernels.attention import chunked, reference, schedule, tiles, tpu
 from llama_jax.kernels.attention.mask import Mask
 
 IMPLEMENTATIONS = ("auto", "reference", "chunked", "tpu", "tpu_interpret")
+PREPARED = ("tpu", "tpu_interpret")  # For these `prepare` has something to do.
 SIMULATED = "TPU v5 lite"  # The chip whose tiles "tpu_interpret" takes.
 
 
@@ -99,17 +100,26 @@ def prepare(mask: Mask, impl: str, shape: Shape, device_kind: str | None = None)
     Once per step, outside the loop over layers. Without it every layer does so for itself.
     """
     impl = choose(impl, shape.T, device_kind)
-    if not impl.startswith("tpu"):
+    if impl not in PREPARED:
         return mask
     return planned(mask, tpu_setup(impl, shape, device_kind), shape)
 
 
 def planned(mask: Mask, setup: tiles.Setup, shape: Shape) -> Mask:
-    """Returns the mask with its schedule for the TPU kernels."""
-    if mask.plan is not None:
-        return mask
-    plan = schedule.make(mask, setup, shape.B, shape.T, shape.S)
-    return dataclasses.replace(mask, plan=plan)
+    """Returns the mask with its schedule for the TPU kernels.
+
+    Raises:
+        ValueError: It has one already, made for another shape.
+    """
+    sizes = shape.B, shape.T, shape.S
+    if mask.plan is None:
+        return dataclasses.replace(mask, plan=schedule.make(mask, setup, *sizes))
+    if (mask.plan.setup, mask.plan.sizes) != (setup, sizes):
+        raise ValueError(
+            f"the mask was prepared for B, T, S = {mask.plan.sizes} and {mask.plan.setup}; here "
+            f"they are {sizes} and {setup}. Prepare it again, or leave out its plan."
+        )
+    return mask
 
 
 def tpu_setup(impl: str, shape: Shape, device_kind: str | None = None) -> tiles.Setup:

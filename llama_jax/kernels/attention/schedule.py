@@ -192,6 +192,8 @@ class Schedule:
     backward: Visits
     dq: Visits | None  # Where the backward pass is two kernels, the visits of the second.
     backward_lines: Lines
+    setup: Setup = dataclasses.field(metadata={"static": True})
+    sizes: tuple[int, int, int] = dataclasses.field(metadata={"static": True})  # B, T, S
 
 
 def make(mask: Mask, setup: Setup, B: int, T: int, S: int) -> Schedule:
@@ -205,4 +207,6 @@ def make(mask: Mask, setup: Setup, B: int, T: int, S: int) -> Schedule:
         backward=by_key(*backward, flush=setup.fused),
         dq=None if setup.fused else by_query(*backward),
         backward_lines=backward_lines,
+        setup=setup,
+        sizes=(B, T, S),
     )

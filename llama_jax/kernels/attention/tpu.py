@@ -33,6 +33,7 @@ from llama_jax.kernels.attention.tpu_tile import (
     seen,
     spread_lines,
     tokens_first,
+    where_computed,
     wide,
     without_padding,
 )
@@ -210,9 +211,7 @@ def _kernel(setup: Setup, window: bool, _row_E, _query_E, _key_E, what_E, *refs)
             score_PC = next_PC
         out[...], max[...], sum[...] = out_PH, max_PL, sum_PL
 
-    is_computed, is_masked = what & schedule.COMPUTE != 0, what & schedule.MASKED != 0
-    pl.when(is_computed & is_masked)(lambda: compute(True))
-    pl.when(is_computed & ~is_masked)(lambda: compute(False))
+    where_computed(what, compute)
 
     @pl.when(what & schedule.LAST != 0)
     def _():

@@ -35,6 +35,7 @@ from llama_jax.kernels.attention.tpu_tile import (
     spread,
     spread_lines,
     tokens_first,
+    where_computed,
     wide,
 )
 
@@ -192,7 +193,7 @@ def _by_key_kernel(setup: Setup, window: bool, T: int, _row_E, query_E, key_E, w
         if setup.fused:
             dq[0][queries, :] += functools.reduce(jnp.add, parts)
 
-    _where_computed(what, compute)
+    where_computed(what, compute)
 
     @pl.when((what & schedule.LAST != 0) & (g == pl.num_programs(2) - 1))
     def _():
@@ -235,17 +236,11 @@ def _by_query_kernel(setup: Setup, window: bool, _row_E, _query_E, _key_E, what_
             dscore_PC = weight_PC * (dweight_PC - wide(shared[...], tiles.piece))
             dq[...] += product("PC,CH->PH", dscore_PC.astype(k_ref.dtype), k_ref[piece, :])
 
-    _where_computed(what, compute)
+    where_computed(what, compute)
 
     @pl.when(what & schedule.LAST != 0)
     def _():
         dq_ref[...] = (dq[...] * dq.shape[1] ** -0.5).astype(dq_ref.dtype)
-
-
-def _where_computed(what: jax.Array, compute) -> None:
-    is_computed, is_masked = what & schedule.COMPUTE != 0, what & schedule.MASKED != 0
-    pl.when(is_computed & is_masked)(lambda: compute(True))
-    pl.when(is_computed & ~is_masked)(lambda: compute(False))
 
 
 def _zero(ref, rows: int) -> None:

@@ -4,11 +4,22 @@ B batch, T tokens, N heads, H head size. One piece of a tile is P queries by C k
 X = 8 lines of numbers that decide what is seen, of which a mask uses U.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
-from llama_jax.kernels.attention.schedule import HIGHEST, INDEX, LOWEST, NO_KEY, SEGMENT
+from llama_jax.kernels.attention.schedule import (
+    COMPUTE,
+    HIGHEST,
+    INDEX,
+    LOWEST,
+    MASKED,
+    NO_KEY,
+    SEGMENT,
+)
 from llama_jax.kernels.attention.tiles import LANES
 
 LOG2E = 1.4426950408889634
@@ -53,6 +64,13 @@ def seen(q, k, window: bool) -> jax.Array:
     """Returns which pairs see each other: `q` and `k` give a line as what broadcasts to pairs."""
     pairs = (q(SEGMENT) == k(SEGMENT)) & (q(HIGHEST) >= k(INDEX))
     return pairs & (q(LOWEST) <= k(INDEX)) if window else pairs
+
+
+def where_computed(what: jax.Array, compute: Callable[[bool], None]) -> None:
+    """Calls `compute(masked)` in a visit that computes; what is all seen needs no mask."""
+    is_computed, is_masked = what & COMPUTE != 0, what & MASKED != 0
+    pl.when(is_computed & is_masked)(lambda: compute(True))
+    pl.when(is_computed & ~is_masked)(lambda: compute(False))
 
 
 def without_padding(x_BTNH: jax.Array, line_BXT: jax.Array) -> jax.Array:

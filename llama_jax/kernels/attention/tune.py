@@ -30,14 +30,6 @@ CHIPS = {
 }
 SIZES, PIECES = (256, 512, 1024, 2048), (256, 512, 1024)
 REPEATS = 10
-# libtpu asks these before it compiles; without a TPU it would search the network for answers.
-QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,10 +159,12 @@ def _timed(options: argparse.Namespace) -> Callable[[Any], tuple]:
 
 def _scheduled(options: argparse.Namespace, folder: pathlib.Path) -> Callable[[Any], tuple]:
     """Returns the measure by compilation for a chip that is not here."""
+    from llama_jax.core import compilers
     from llama_jax.kernels.attention import bundles
 
-    # Before JAX and libtpu look at them.
-    os.environ.update(QUIET, JAX_PLATFORMS="cpu")
+    # Before JAX and libtpu look at the environment.
+    compilers.need("libtpu", "TPUs")
+    compilers.without_accelerators()
     os.environ["LIBTPU_INIT_ARGS"] = bundles.FLAGS.format(folder=folder)
     device = _described(options.chip)
 
@@ -199,13 +193,6 @@ def _scheduled(options: argparse.Namespace, folder: pathlib.Path) -> Callable[[A
 
 def _described(chip: str) -> Any:
     """Returns the description of a device of the chip."""
-    import importlib.util
-
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "compiling for TPUs needs libtpu, which is not installed. Type: "
-            "pip install -c constraints.txt -e '.[plan]'"
-        )
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(topology_name=CHIPS[chip], platform="tpu").devices[0]

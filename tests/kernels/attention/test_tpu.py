@@ -127,6 +127,13 @@ def test_works_in_scan_with_checkpoint_and_one_plan_for_all_layers():
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+def test_a_plan_made_for_other_rows_is_refused():
+    q_BTNH, k_BSKH, v_BSKH, _ = inputs(longer(CASES["gqa"]))
+    mask = api.prepare(Mask(), "tpu_interpret", api.shape_of(q_BTNH, k_BSKH))
+    with pytest.raises(ValueError, match=r"prepared for B, T, S = \(2, 288, 288\)"):
+        api.attention(q_BTNH[:, :128], k_BSKH, v_BSKH, mask, "tpu_interpret")
+
+
 def packings(S: int, mean: int, seed: int) -> np.ndarray:
     """Returns segments i32 [1, S] of documents with lengths drawn from an exponential law."""
     lengths = np.random.default_rng(seed).exponential(mean, 8 * S // mean).astype(int) + 1

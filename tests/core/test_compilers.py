@@ -1,16 +1,16 @@
-"""A planner's process stays away from accelerators."""
+"""A process that only compiles stays away from accelerators."""
 
 import os
 
 import jax
 import pytest
 
-from llama_jax.planning import environment
+from llama_jax.core import compilers
 
 
 def test_jax_on_cpus_is_accepted_and_libtpu_is_told_to_search_nothing(monkeypatch):
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    environment.without_accelerators()
+    compilers.without_accelerators()
     assert os.environ["JAX_PLATFORMS"] == "cpu"
     assert os.environ["TPU_SKIP_MDS_QUERY"] == "1"
 
@@ -19,7 +19,7 @@ def test_jax_that_may_hold_an_accelerator_is_refused():
     before = jax.config.jax_platforms
     jax.config.update("jax_platforms", "cuda,cpu")
     try:
-        with pytest.raises(ValueError, match="imported before the planner"):
-            environment.without_accelerators()
+        with pytest.raises(ValueError, match="imported before what keeps it away"):
+            compilers.without_accelerators()
     finally:
         jax.config.update("jax_platforms", before)
