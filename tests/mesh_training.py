@@ -6,6 +6,7 @@ import itertools
 
 import jax
 import numpy as np
+import optax
 
 from llama_jax.config.data import DataConfig, SourceConfig
 from llama_jax.config.mesh import MeshConfig
@@ -19,7 +20,7 @@ from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.training import state as states
 from llama_jax.training.parallelism import resolve
-from llama_jax.training.step import compile_step, gradients
+from llama_jax.training.step import compile_step
 
 B, T, V, STEPS = 8, 32, 64, 5
 ONE = MeshConfig(fsdp=1)
@@ -68,37 +69,51 @@ BATCHES = {"concat": concat, "segments": segments}
 
 
 class Training:
-    """The compiled training of `config` on its mesh: one device for mesh ONE, else eight."""
+    """The training of `config` on its mesh: one device for mesh ONE, else eight."""
 
-    def __init__(self, config: TrainConfig, packing: str = "segments"):
+    def __init__(self, config: TrainConfig):
         devices = jax.devices()[: 1 if config.mesh == ONE else 8]
         self.layout = Layout(make_mesh(config.mesh, devices), config.sharding)
-        self.config, self._batch = resolve(config, self.layout), BATCHES[packing]
+        self.config = resolve(config, self.layout)
         self._optimizer = optimizers.adamw(config.optim, config.steps)
         self._graph, _ = llama.abstract(self.config.model, self.config.compute, self.layout)
-        abstract = states.abstract_state(self.config, self._optimizer, self.layout)
-        self._state = states.create_state(self.config, self._optimizer, abstract)
+        self._abstract = states.abstract_state(self.config, self._optimizer, self.layout)
 
-    def batch(self, seed: int) -> Batch:
+    @functools.cached_property
+    def _fresh(self):
+        """The state before the first step, on the host."""
+        return jax.device_get(states.create_state(self.config, self._optimizer, self._abstract))
+
+    @functools.cached_property
+    def _step(self):
+        what = self.config, self._graph, self._optimizer, self._abstract, self.layout
+        return compile_step(*what)
+
+    def _state(self):
+        return jax.device_put(self._fresh, jax.tree.map(lambda x: x.sharding, self._abstract))
+
+    def batch(self, seed: int, packing: str = "segments") -> Batch:
         """Returns a batch on the devices."""
-        return place(self._batch(seed), np.arange(B), (B, T), self.layout)
+        return place(BATCHES[packing](seed), np.arange(B), (B, T), self.layout)
 
-    def first_gradients(self):
-        """Returns the gradients before the first step."""
-        compute = functools.partial(gradients, self.config, self._graph, self.layout)
-        return jax.device_get(jax.jit(compute)(self._state, self.batch(0))[0])
-
-    def run(self, steps: int = STEPS):
-        """Returns the metrics of each step, and the parameters after the last; call it once."""
-        state = self._state
-        step = compile_step(self.config, self._graph, self._optimizer, state, self.layout)
-        metrics = []
+    def run(self, steps: int = STEPS, packing: str = "segments"):
+        """Returns the metrics of each step, the first gradients, and the last parameters."""
+        state, metrics, gradients = self._state(), [], None
         for seed in range(steps):
             old = state
-            state, scalars = step(old, self.batch(seed))
+            state, scalars = self._step(old, self.batch(seed, packing))
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old)), "not donated"
             metrics.append(jax.device_get(scalars))
-        return metrics, jax.device_get(state.params)
+            if gradients is None:
+                gradients = self._gradients(state, metrics[0]["grad_norm"])
+        return metrics, gradients, jax.device_get(state.params)
+
+    def _gradients(self, state, norm: float):
+        """Returns the gradients of the first step, from the moment that it left."""
+        moment = jax.device_get(optax.tree.get(state.opt_state, "mu"))
+        optim = self.config.optim
+        clipped = max(1.0, norm / optim.clip) / (1 - optim.betas[0])
+        return jax.tree.map(lambda leaf: leaf.astype(np.float32) * clipped, moment)
 
 
 def assert_close(got, want, atol: float = 1e-6):
