@@ -62,21 +62,21 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if min(options.tokens, options.heads, options.kv_heads, options.head_dim) < 1:
         raise ValueError("--tokens, --heads, --kv_heads and --head_dim must be at least 1.")
+    candidates = tile_candidates(options)
     if options.chip is None:
-        rank(options, _timed(options), "ms forward + backward")
+        rank(candidates, _timed(options), "ms forward + backward")
         return
     folder = pathlib.Path(tempfile.mkdtemp())
     try:
-        rank(options, _scheduled(options, folder), "million bundles forward + backward")
+        rank(candidates, _scheduled(options, folder), "million bundles forward + backward")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def rank(options: argparse.Namespace, measure: Callable[[Any], tuple], unit: str) -> None:
+def rank(candidates: list, measure: Callable[[Any], tuple], unit: str) -> None:
     """Measures every candidate and prints them."""
     from rich.progress import track
 
-    candidates = tile_candidates(options)
     found = [(measure(tiles), tiles) for tiles in track(candidates, "Candidates", transient=True)]
     print(f"queries  keys  piece  {unit}")
     for cost, tiles in sorted(found, key=lambda pair: pair[0][0]):
