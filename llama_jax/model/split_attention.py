@@ -34,7 +34,7 @@ def prepare(layout: Layout, compute: ComputeConfig, mask: Mask, shape: api.Shape
         index_T = jnp.asarray(zigzag.order(shape.T, parts))
         mask = dataclasses.replace(mask, q_index_T=index_T, k_index_S=index_T)
     local = _local_shape(layout, shape)
-    if api.choose(compute.attention, local.T, layout.device_kind) not in api.PREPARED:
+    if api.choose(compute.attention, local.T, layout.device_kind) not in api.KERNELS:
         return mask
 
     def plan(mask: Mask):

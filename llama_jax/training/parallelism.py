@@ -5,7 +5,7 @@ from typing import cast
 
 from llama_jax.config.model import DEFAULT_CHUNK, AttentionImpl, ContextParallel
 from llama_jax.config.train import TrainConfig
-from llama_jax.kernels.attention import api, tiles, ulysses
+from llama_jax.kernels.attention import api, gpu_tiles, tiles, ulysses
 from llama_jax.sharding.layout import Layout
 from llama_jax.telemetry import hardware
 
@@ -61,6 +61,8 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
             f"config.compute.attention is 'tpu' but the devices are {kind!r}; it must be one of "
             f"{', '.join(tiles.VMEM)}. Use --config.compute.attention=auto."
         )
+    if said == "gpu":
+        _check_gpu(config, kind)
     if said != "auto":
         return config
     tokens = config.data.sequence_length // layout.ways("sequence")
@@ -69,6 +71,25 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
     chunk = config.compute.attention_chunk if chosen == "chunked" else DEFAULT_CHUNK
     compute = dataclasses.replace(config.compute, attention=chosen, attention_chunk=chunk)
     return dataclasses.replace(config, compute=compute)
+
+
+def _check_gpu(config: TrainConfig, kind: str) -> None:
+    said = "config.compute.attention is 'gpu' but"
+    if not gpu_tiles.is_hopper(kind):
+        raise ValueError(
+            f"{said} the devices are {kind!r}; it needs Hopper GPUs (H100, H200, GH200). Use "
+            "--config.compute.attention=auto."
+        )
+    if config.compute.dtype == "float32":
+        raise ValueError(
+            f"{said} config.compute.dtype is 'float32'; its tensor cores take 16 bits. Use "
+            "--config.compute.dtype=bfloat16, or --config.compute.attention=chunked."
+        )
+    if (most := gpu_tiles.HEAD_SIZES[-1]) < config.model.head_dim:
+        raise ValueError(
+            f"{said} config.model.head_dim is {config.model.head_dim}; it must be at most {most}. "
+            "Use --config.compute.attention=chunked."
+        )
 
 
 def ring_pays(S: int, parts: int, heads: int, kv_heads: int, flops: float, bytes_: float) -> bool:

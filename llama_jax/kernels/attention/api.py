@@ -7,7 +7,8 @@ B batch, T query tokens, S key tokens, N query heads, K key heads, H head size.
 | "reference" | the equation, all [T, S] scores at once | anywhere |
 | "chunked" | tiles of `chunk` queries by `chunk` keys | anywhere |
 | "tpu" | Pallas kernels that visit what the mask lets see each other | TPUs |
-| "tpu_interpret" | the same kernels in JAX's interpreter, for tests | anywhere, slow |
+| "gpu" | the same for Hopper GPUs; bfloat16 and float16, head sizes to 128 | H100, H200 |
+| "tpu_interpret", "gpu_interpret" | these kernels in JAX's interpreters, for tests | anywhere |
 | "auto" | "tpu" on the TPUs it knows, with 128 queries or more; else "chunked" | anywhere |
 """
 
@@ -19,11 +20,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from llama_jax.kernels.attention import chunked, reference, schedule, tiles, tpu
+from llama_jax.kernels.attention import (
+    chunked,
+    flash,
+    gpu,
+    gpu_backward,
+    gpu_schedule,
+    gpu_tiles,
+    reference,
+    schedule,
+    tiles,
+    tpu,
+    tpu_backward,
+)
 from llama_jax.kernels.attention.mask import Mask
 
-IMPLEMENTATIONS = ("auto", "reference", "chunked", "tpu", "tpu_interpret")
-PREPARED = ("tpu", "tpu_interpret")  # For these `prepare` has something to do.
+_TPU = flash.Kernels(tpu.forward, tpu_backward.backward, schedule.make)
+_GPU = flash.Kernels(gpu.forward, gpu_backward.backward, gpu_schedule.make)
+KERNELS = {"tpu": _TPU, "tpu_interpret": _TPU, "gpu": _GPU, "gpu_interpret": _GPU}
+IMPLEMENTATIONS = ("auto", "reference", "chunked", *KERNELS)
 SIMULATED = "TPU v5 lite"  # The chip whose tiles "tpu_interpret" takes.
 
 
@@ -54,7 +69,7 @@ def attention(
     Implementations differ by rounding only.
 
     Args:
-        q_BTNH: Queries, float32 or bfloat16; keys and values have the same dtype.
+        q_BTNH: Queries, float32, bfloat16 or float16; keys and values have the same dtype.
         k_BSKH: Keys; K divides N.
         v_BSKH: Values.
         mask: Which keys each query sees.
@@ -72,8 +87,9 @@ def attention(
         return reference.attention(q_BTNH, k_BSKH, v_BSKH, mask)
     if impl == "chunked":
         return chunked.attention(_checked(chunk), q_BTNH, k_BSKH, v_BSKH, mask)
-    setup = tpu_setup(impl, shape, device_kind)
-    return tpu.attention(setup, q_BTNH, k_BSKH, v_BSKH, planned(mask, setup, shape))
+    setup = setup_of(impl, shape, device_kind)
+    mask = planned(KERNELS[impl], mask, setup, shape)
+    return flash.attention(KERNELS[impl], setup, q_BTNH, k_BSKH, v_BSKH, mask)
 
 
 def choose(impl: str, T: int, device_kind: str | None = None) -> str:
@@ -100,20 +116,20 @@ def prepare(mask: Mask, impl: str, shape: Shape, device_kind: str | None = None)
     Once per step, outside the loop over layers. Without it every layer does so for itself.
     """
     impl = choose(impl, shape.T, device_kind)
-    if impl not in PREPARED:
+    if impl not in KERNELS:
         return mask
-    return planned(mask, tpu_setup(impl, shape, device_kind), shape)
+    return planned(KERNELS[impl], mask, setup_of(impl, shape, device_kind), shape)
 
 
-def planned(mask: Mask, setup: tiles.Setup, shape: Shape) -> Mask:
-    """Returns the mask with its schedule for the TPU kernels.
+def planned(kernels: flash.Kernels, mask: Mask, setup: Any, shape: Shape) -> Mask:
+    """Returns the mask with its schedule for these kernels.
 
     Raises:
         ValueError: It has one already, made for another shape.
     """
     sizes = shape.B, shape.T, shape.S
     if mask.plan is None:
-        return dataclasses.replace(mask, plan=schedule.make(mask, setup, *sizes))
+        return dataclasses.replace(mask, plan=kernels.schedule(mask, setup, *sizes))
     if (mask.plan.setup, mask.plan.sizes) != (setup, sizes):
         raise ValueError(
             f"the mask was prepared for B, T, S = {mask.plan.sizes} and {mask.plan.setup}; here "
@@ -122,12 +138,28 @@ def planned(mask: Mask, setup: tiles.Setup, shape: Shape) -> Mask:
     return mask
 
 
-def tpu_setup(impl: str, shape: Shape, device_kind: str | None = None) -> tiles.Setup:
-    """Returns how the TPU kernels compute this shape."""
-    interpret = impl == "tpu_interpret"
+def setup_of(impl: str, shape: Shape, device_kind: str | None = None) -> Any:
+    """Returns how these kernels compute this shape."""
+    interpret = impl.endswith("_interpret")
     chip = SIMULATED if interpret else device_kind or jax.devices()[0].device_kind
+    if KERNELS[impl] is _GPU:
+        _check_gpu(chip, shape, interpret)
+        return gpu_tiles.setup(shape.H, interpret)
     sizes = shape.T, shape.S, shape.N, shape.K, shape.H, shape.itemsize
     return tiles.setup(chip, *sizes, interpret=interpret)
+
+
+def _check_gpu(device_kind: str, shape: Shape, interpret: bool) -> None:
+    if not interpret and not gpu_tiles.is_hopper(device_kind):
+        raise ValueError(
+            f"attention 'gpu' is for Hopper GPUs (H100, H200, GH200), but this is {device_kind!r}. "
+            "Use attention 'auto'."
+        )
+    if shape.itemsize != 2:
+        raise ValueError(
+            "attention 'gpu' takes bfloat16 or float16 but q, k, v are float32. Use attention "
+            "'chunked' for float32."
+        )
 
 
 def shape_of(q_BTNH: jax.Array, k_BSKH: jax.Array) -> Shape:
@@ -140,26 +172,33 @@ def shape_of(q_BTNH: jax.Array, k_BSKH: jax.Array) -> Shape:
 class Parts:
     """An implementation that attends to a part of a row's keys, for parts that are merged.
 
-    `setup` is that of the TPU kernels, None for "chunked".
+    `kernels` and their setup are None for "chunked".
     """
 
     chunk: int
-    setup: tiles.Setup | None
+    kernels: flash.Kernels | None = None
+    setup: Any = None
 
     def forward(self, q_BTNH, k_BSKH, v_BSKH, mask: Mask) -> tuple[jax.Array, jax.Array]:
         """Returns the output f32 [B, T, N, H] and log(sum(exp(score))) f32 [B, K, G, T]."""
-        if self.setup is None:
+        if self.kernels is None:
             return chunked.forward(self.chunk, q_BTNH, k_BSKH, v_BSKH, mask)
-        return tpu.part_forward(self.setup, q_BTNH, k_BSKH, v_BSKH, mask)
+        return flash.part_forward(self.kernels, self.setup, q_BTNH, k_BSKH, v_BSKH, mask)
 
     def backward(
         self, q_BTNH, k_BSKH, v_BSKH, mask: Mask, out_BTNH, log_sum_BKGT, grad_BTNH
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns what these keys add to the gradients of q, k and v, in float32."""
-        whole = out_BTNH, log_sum_BKGT, grad_BTNH
-        if self.setup is None:
-            return chunked.backward(self.chunk, q_BTNH, k_BSKH, v_BSKH, mask, *whole)
-        return tpu.part_backward(self.setup, q_BTNH, k_BSKH, v_BSKH, mask, *whole)
+        arrays = q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BKGT, grad_BTNH
+        if self.kernels is None:
+            return chunked.backward(self.chunk, *arrays)
+        return flash.part_backward(self.kernels, self.setup, *arrays)
+
+    def prepare(self, mask: Mask, shape: Shape) -> Mask:
+        """Returns the mask with what is the same for all layers."""
+        if self.kernels is None:
+            return mask
+        return planned(self.kernels, mask, self.setup, shape)
 
 
 def parts(impl: str, chunk: int, shape: Shape, device_kind: str | None = None) -> Parts:
@@ -169,8 +208,9 @@ def parts(impl: str, chunk: int, shape: Shape, device_kind: str | None = None) -
         raise ValueError(
             "attention 'reference' computes no log-sum-exp to merge parts by. Use 'chunked'."
         )
-    setup = None if impl == "chunked" else tpu_setup(impl, shape, device_kind)
-    return Parts(_checked(chunk), setup)
+    if impl == "chunked":
+        return Parts(_checked(chunk))
+    return Parts(chunk, KERNELS[impl], setup_of(impl, shape, device_kind))
 
 
 def _checked(chunk: int) -> int:
@@ -195,8 +235,8 @@ def _check(q_BTNH: Any, k_BSKH: Any, v_BSKH: Any, mask: Mask) -> None:
         raise ValueError(
             f"q, k, v are {q_BTNH.dtype}, {k_BSKH.dtype}, {v_BSKH.dtype}; they must be the same."
         )
-    if q_BTNH.dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"q, k, v are {q_BTNH.dtype}; they must be float32 or bfloat16.")
+    if q_BTNH.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(f"q, k, v are {q_BTNH.dtype}; they must be float32, bfloat16 or float16.")
     if mask.q_segment_BT is not None and mask.k_segment_BS is not None:
         said, want = (mask.q_segment_BT.shape, mask.k_segment_BS.shape), (q[:2], k[:2])
         if said != want:

@@ -17,11 +17,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from llama_jax.kernels.attention.mask import Mask
-
-# A hidden score. The running maximum starts far above it, so exp(HIDDEN - maximum) is exactly 0
-# even in a row that sees no key at all, and no row divides 0 by 0.
-HIDDEN = -1e30
-LOWEST_MAXIMUM = -1e20
+from llama_jax.kernels.attention.softmax import HIDDEN, LOWEST_MAXIMUM
 
 
 class Tiling(NamedTuple):

@@ -26,9 +26,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from llama_jax.kernels.attention import chunked, gather
-from llama_jax.kernels.attention.api import Parts, Shape, planned
+from llama_jax.kernels.attention import gather
+from llama_jax.kernels.attention.api import Parts, Shape
 from llama_jax.kernels.attention.mask import Mask
+from llama_jax.kernels.attention.softmax import LOWEST_MAXIMUM
 
 Axis = tuple[str, ...]
 
@@ -60,7 +61,7 @@ def _forward(axis: Axis, parts: Parts, q_BTNH, k_BTKH, v_BTKH, mask: Mask):
     K = k_BTKH.shape[2]
     zeros = (
         jnp.zeros(q_BTNH.shape, jnp.float32),
-        jnp.full((B, K, N // K, T), chunked.LOWEST_MAXIMUM, jnp.float32),
+        jnp.full((B, K, N // K, T), LOWEST_MAXIMUM, jnp.float32),
     )
     keys = (k_BTKH, v_BTKH, _keys_of(mask))
     plans, last = _steps(mask.plan)
@@ -107,7 +108,7 @@ attention.defvjp(_forward, _backward)
 
 def prepare(mask: Mask, shape: Shape, *, axis: Axis, parts: Parts) -> Mask:
     """Returns the mask with a plan for every step, stacked; `shape` is one device's part."""
-    if (setup := parts.setup) is None:
+    if parts.kernels is None:
         return mask
     whole, here, size = gather.whole_mask(mask, axis), lax.axis_index(axis), lax.axis_size(axis)
 
@@ -116,7 +117,7 @@ def prepare(mask: Mask, shape: Shape, *, axis: Axis, parts: Parts) -> Mask:
         keys = jax.tree.map(
             lambda x: lax.dynamic_slice_in_dim(x, start, shape.S, x.ndim - 1), _keys_of(whole)
         )
-        return planned(_of_step(mask, keys, None), setup, shape).plan
+        return parts.prepare(_of_step(mask, keys, None), shape).plan
 
     plans = [plan(step) for step in range(size)]
     return dataclasses.replace(mask, plan=jax.tree.map(lambda *steps: jnp.stack(steps), *plans))

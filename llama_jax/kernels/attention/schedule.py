@@ -91,7 +91,7 @@ def lines(mask: Mask, T: int, S: int, padded_T: int, padded_S: int) -> Lines:
 
 def by_query(lines: Lines, mask: Mask, tiles: Tiles, B: int, T: int, S: int) -> Visits:
     """Returns the visits in the order of queries; every query tile has one at least."""
-    seen_BIJ, whole_BIJ = _tiles(lines, tiles, B)
+    seen_BIJ, whole_BIJ = seen_tiles(lines, tiles.queries, tiles.keys, B)
     most = _most(mask, tiles, T, S, by_key=False)
     return _visits(seen_BIJ, whole_BIJ, B * most, flush=False)
 
@@ -101,7 +101,7 @@ def by_key(lines: Lines, mask: Mask, tiles: Tiles, B: int, T: int, S: int, flush
 
     With `flush` each row of the batch ends with one visit for each query tile.
     """
-    seen_BIJ, whole_BIJ = _tiles(lines, tiles, B)
+    seen_BIJ, whole_BIJ = seen_tiles(lines, tiles.queries, tiles.keys, B)
     most = _most(mask, tiles, T, S, by_key=True) + flush * seen_BIJ.shape[1]
     found = _visits(seen_BIJ.swapaxes(1, 2), whole_BIJ.swapaxes(1, 2), B * most, flush)
     return dataclasses.replace(found, query_E=found.key_E, key_E=found.query_E)
@@ -132,10 +132,10 @@ def _visits(seen_BOI: jax.Array, whole_BOI: jax.Array, most: int, flush: bool) -
     return Visits(row_E, outer_E, inner_E, what_E, count)
 
 
-def _tiles(lines: Lines, tiles: Tiles, B: int) -> tuple[jax.Array, jax.Array]:
+def seen_tiles(lines: Lines, queries: int, keys: int, B: int) -> tuple[jax.Array, jax.Array]:
     """Returns bool [B, I, J] twice: the tile may hold a pair that is seen; it holds no other."""
-    q_BXIt = lines.q_BXT.reshape(*lines.q_BXT.shape[:2], -1, tiles.queries)
-    k_BXJs = lines.k_BXS.reshape(*lines.k_BXS.shape[:2], -1, tiles.keys)
+    q_BXIt = lines.q_BXT.reshape(*lines.q_BXT.shape[:2], -1, queries)
+    k_BXJs = lines.k_BXS.reshape(*lines.k_BXS.shape[:2], -1, keys)
     q_min_BXI1, q_max_BXI1 = q_BXIt.min(-1)[..., None], q_BXIt.max(-1)[..., None]
     k_min_BX1J, k_max_BX1J = k_BXJs.min(-1)[:, :, None], k_BXJs.max(-1)[:, :, None]
     # The smallest segment of a document: padding is below all.

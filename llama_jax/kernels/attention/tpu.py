@@ -1,4 +1,4 @@
-"""Flash attention for TPUs: the forward kernel, and the function with both passes.
+"""Flash attention for TPUs: the forward kernel.
 
 B batch, T query tokens, S key tokens, N query heads, K key heads, G = N / K, H head size.
 One tile is P queries by Q keys, computed in pieces of C keys; L = 128 lanes.
@@ -15,18 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
-from llama_jax.kernels.attention import schedule, tpu_backward
-from llama_jax.kernels.attention.chunked import HIDDEN, LOWEST_MAXIMUM
+from llama_jax.kernels.attention import schedule
 from llama_jax.kernels.attention.mask import Mask
-from llama_jax.kernels.attention.schedule import Schedule
+from llama_jax.kernels.attention.softmax import HIDDEN, LOWEST_MAXIMUM
 from llama_jax.kernels.attention.tiles import LANES, Setup
 from llama_jax.kernels.attention.tpu_call import Blocks, call, scratch
 from llama_jax.kernels.attention.tpu_tile import (
-    LN2,
-    LOG2E,
     heads_first,
     product,
     scaled,
@@ -35,105 +31,20 @@ from llama_jax.kernels.attention.tpu_tile import (
     tokens_first,
     where_computed,
     wide,
-    without_padding,
 )
 
 
-def attention(
-    setup: Setup, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask
-) -> jax.Array:
-    """Returns what reference.attention returns. `mask.plan` is `schedule.make` of the mask."""
-    q_BTNH, k_BSKH, v_BSKH = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
-    return _attention(setup, mask.window is not None, q_BTNH, k_BSKH, v_BSKH, mask.plan)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(setup: Setup, window: bool, q_BTNH, k_BSKH, v_BSKH, plan: Schedule) -> jax.Array:
-    return _forward(setup, window, q_BTNH, k_BSKH, v_BSKH, plan)[0]
-
-
-def _forward(setup: Setup, window: bool, q_BTNH, k_BSKH, v_BSKH, plan: Schedule):
-    out_BTNH, log_sum_BNT = forward(setup, window, q_BTNH, k_BSKH, v_BSKH, plan)
-    # Named, so that a remat policy can keep both and the backward pass skips this kernel.
-    out_BTNH = checkpoint_name(out_BTNH, "attention_out")
-    log_sum_BNT = checkpoint_name(log_sum_BNT, "attention_lse")
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, plan, out_BTNH, log_sum_BNT)
-
-
-def _backward(setup: Setup, window: bool, saved, grad_BTNH: jax.Array):
-    q_BTNH, k_BSKH, v_BSKH, plan, out_BTNH, log_sum_BNT = saved
-    grad_BTNH = without_padding(grad_BTNH, plan.backward_lines.q_BXT)
-    queries = q_BTNH, out_BTNH, log_sum_BNT, grad_BTNH
-    return *tpu_backward.backward(setup, window, *queries, k_BSKH, v_BSKH, plan), None
-
-
-_attention.defvjp(_forward, _backward)
-
-
-def part_forward(
-    setup: Setup, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask: Mask
-) -> tuple[jax.Array, jax.Array]:
-    """Returns what chunked.forward returns: output and log-sum-exp of a part of the keys."""
-    q_BTNH, k_BSKH, v_BSKH = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
-    window = mask.window is not None
-    out_BTNH, log_sum_BNT = forward(
-        setup, window, q_BTNH, k_BSKH, v_BSKH, mask.plan, dtype=jnp.float32
-    )
-    (B, T, N, _), K = q_BTNH.shape, k_BSKH.shape[2]
-    # Not scaled where no key was seen: two such parts must merge as equals to the last bit.
-    is_empty_BNT = log_sum_BNT <= LOWEST_MAXIMUM
-    log_sum_BNT = jnp.where(is_empty_BNT, LOWEST_MAXIMUM, log_sum_BNT * LN2)
-    return out_BTNH, log_sum_BNT.reshape(B, K, N // K, T)
-
-
-def part_backward(
+def forward(
     setup: Setup,
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     mask: Mask,
-    out_BTNH: jax.Array,
-    log_sum_BKGT: jax.Array,
-    grad_BTNH: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns what chunked.backward returns: what a part of the keys adds to the gradients."""
-    q_BTNH, k_BSKH, v_BSKH = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
-    grad_BTNH = without_padding(grad_BTNH, mask.plan.backward_lines.q_BXT)
-    B, T, N, _ = q_BTNH.shape
-    queries = q_BTNH, out_BTNH, (log_sum_BKGT * LOG2E).reshape(B, N, T), grad_BTNH
-    window = mask.window is not None
-    return tpu_backward.backward(
-        setup, window, *queries, k_BSKH, v_BSKH, mask.plan, dtype=jnp.float32
-    )
-
-
-def _without_padding(q_BTNH, k_BSKH, v_BSKH, mask: Mask):
-    """Returns the three with zeros for padding; XLA does it where they are made."""
-    if mask.q_segment_BT is None:
-        return q_BTNH, k_BSKH, v_BSKH
-    q_BXT, k_BXS = mask.plan.forward_lines.q_BXT, mask.plan.forward_lines.k_BXS
-    return (
-        without_padding(q_BTNH, q_BXT),
-        without_padding(k_BSKH, k_BXS),
-        without_padding(v_BSKH, k_BXS),
-    )
-
-
-def forward(
-    setup: Setup,
-    window: bool,
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    plan: Schedule,
     dtype: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the output [B, T, N, H], and log2(sum(2^score)) f32 [B, N, T] of base-2 scores.
-
-    The output is in `dtype`, or in that of q. A row that sees no key has 0 and LOWEST_MAXIMUM.
-    """
+    """Returns what flash.Forward promises."""
     (B, T, N, H), (S, K) = q_BTNH.shape, k_BSKH.shape[1:3]
-    tiles = setup.forward
+    tiles, plan, window = setup.forward, mask.plan, mask.window is not None
     padded_T, padded_S = tiles.padded(T, S)
     q_BNTH = heads_first(q_BTNH, padded_T)
     k_BKSH, v_BKSH = heads_first(k_BSKH, padded_S), heads_first(v_BSKH, padded_S)

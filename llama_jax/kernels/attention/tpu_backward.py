@@ -23,8 +23,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from llama_jax.kernels.attention import schedule
-from llama_jax.kernels.attention.chunked import HIDDEN
+from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.schedule import Schedule
+from llama_jax.kernels.attention.softmax import HIDDEN
 from llama_jax.kernels.attention.tiles import LANES, Setup
 from llama_jax.kernels.attention.tpu_call import Blocks, call, scratch
 from llama_jax.kernels.attention.tpu_tile import (
@@ -42,22 +43,17 @@ from llama_jax.kernels.attention.tpu_tile import (
 
 def backward(
     setup: Setup,
-    window: bool,
     q_BTNH: jax.Array,
     out_BTNH: jax.Array,
     log_sum_BNT: jax.Array,
     grad_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
-    plan: Schedule,
+    mask: Mask,
     dtype: Any = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns what these keys add to the gradients of q, k and v, in `dtype` or that of q.
-
-    `out_BTNH` and `log_sum_BNT` (base 2) belong to all keys of the row, of which these may be a
-    part.
-    """
-    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    """Returns what flash.Backward promises."""
+    T, S, plan, window = q_BTNH.shape[1], k_BSKH.shape[1], mask.plan, mask.window is not None
     padded_T, padded_S = setup.backward.padded(T, S)
     # The part of each score's gradient that comes from the normalisation: grad . out.
     shared_BTN = (grad_BTNH.astype(jnp.float32) * out_BTNH.astype(jnp.float32)).sum(-1)

@@ -17,13 +17,10 @@ from llama_jax.kernels.attention.schedule import (
     INDEX,
     LOWEST,
     MASKED,
-    NO_KEY,
     SEGMENT,
 )
+from llama_jax.kernels.attention.softmax import LOG2E
 from llama_jax.kernels.attention.tiles import LANES
-
-LOG2E = 1.4426950408889634
-LN2 = 0.6931471805599453
 
 
 def product(shapes: str, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -71,12 +68,6 @@ def where_computed(what: jax.Array, compute: Callable[[bool], None]) -> None:
     is_computed, is_masked = what & COMPUTE != 0, what & MASKED != 0
     pl.when(is_computed & is_masked)(lambda: compute(True))
     pl.when(is_computed & ~is_masked)(lambda: compute(False))
-
-
-def without_padding(x_BTNH: jax.Array, line_BXT: jax.Array) -> jax.Array:
-    """Returns the vectors of tokens; 0 for padding, where anything may stand, even NaN."""
-    is_token_BT = line_BXT[:, SEGMENT, : x_BTNH.shape[1]] > NO_KEY
-    return jnp.where(is_token_BT[..., None, None], x_BTNH, jnp.zeros_like(x_BTNH))
 
 
 def heads_first(x_BTNH: jax.Array, tokens: int) -> jax.Array:

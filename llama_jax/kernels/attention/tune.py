@@ -107,17 +107,19 @@ def _program(options: argparse.Namespace, tiles: Any, kind: str) -> tuple[Any, t
     import jax
     import jax.numpy as jnp
 
-    from llama_jax.kernels.attention import api, tpu
+    from llama_jax.kernels.attention import api, flash
     from llama_jax.kernels.attention.mask import Mask
     from llama_jax.kernels.attention.tiles import with_tiles
 
     T, N, K, H = options.tokens, options.heads, options.kv_heads, options.head_dim
     dtype = jnp.dtype(options.dtype)
     shape = api.Shape(1, T, T, N, K, H, dtype.itemsize)
-    setup = with_tiles(api.tpu_setup("tpu", shape, kind), tiles, T, N // K, H, dtype.itemsize)
+    setup = with_tiles(api.setup_of("tpu", shape, kind), tiles, T, N // K, H, dtype.itemsize)
 
     def run(q_BTNH, k_BSKH, v_BSKH, grad_BTNH):
-        attend = functools.partial(tpu.attention, setup, mask=api.planned(Mask(), setup, shape))
+        kernels = api.KERNELS["tpu"]
+        mask = api.planned(kernels, Mask(), setup, shape)
+        attend = functools.partial(flash.attention, kernels, setup, mask=mask)
         out_BTNH, back = jax.vjp(attend, q_BTNH, k_BSKH, v_BSKH)
         return out_BTNH, *back(grad_BTNH)
 

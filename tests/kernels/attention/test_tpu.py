@@ -11,7 +11,7 @@ from attention_cases import CASES, TOLERANCE, Case, assert_close, inputs, value_
 from jax.experimental.pallas import tpu as pltpu
 
 from llama_jax.config.model import ComputeConfig
-from llama_jax.kernels.attention import api, schedule, tiles, tpu
+from llama_jax.kernels.attention import api, flash, schedule, tiles
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.tiles import Setup, Tiles
 
@@ -39,8 +39,9 @@ def longer(case: Case) -> Case:
 
 @functools.partial(jax.jit, static_argnums=0)
 def kernels(how: Setup, q_BTNH, k_BSKH, v_BSKH, grad_BTNH, mask):
-    planned = api.planned(mask, how, api.shape_of(q_BTNH, k_BSKH))
-    attend = functools.partial(tpu.attention, how, mask=planned)
+    pair = api.KERNELS["tpu_interpret"]
+    planned = api.planned(pair, mask, how, api.shape_of(q_BTNH, k_BSKH))
+    attend = functools.partial(flash.attention, pair, how, mask=planned)
     out_BTNH, back = jax.vjp(attend, q_BTNH, k_BSKH, v_BSKH)
     return out_BTNH, *back(grad_BTNH)
 

@@ -1,0 +1,162 @@
+"""Flash attention for Hopper GPUs: the forward kernel.
+
+B batch, T query tokens, S key tokens, N query heads, K key heads, H head size.
+A block computes one tile of queries of one head: P = 64 rows for each of two warpgroups, against
+tiles of C keys.
+
+A third warpgroup fetches keys and values into a ring of stages with the tensor memory accelerator.
+The other two compute in turns, so that one's exponentials run while the other multiplies
+(FlashAttention-3, https://arxiv.org/abs/2407.08608). The softmax is the online one
+(https://arxiv.org/abs/1805.02867) in base 2; `gpu_schedule.py` lists what a block visits.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from llama_jax.kernels.attention.gpu_call import (
+    Place,
+    barrier,
+    call,
+    copy,
+    fetch_keys,
+    heads_together,
+    numbers,
+    operand,
+    padded,
+    run_roles,
+    scale_of,
+    store,
+    visit_all,
+)
+from llama_jax.kernels.attention.gpu_tile import Hardware, over_columns, over_rows, where_seen
+from llama_jax.kernels.attention.gpu_tiles import ROWS, WARPGROUPS, Setup, padded_head
+from llama_jax.kernels.attention.mask import Mask
+from llama_jax.kernels.attention.softmax import LOG2E, LOWEST_MAXIMUM
+
+
+def forward(
+    setup: Setup,
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask: Mask,
+    dtype: Any = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what flash.Forward promises."""
+    (B, T, N, H), K, tiles, plan = q_BTNH.shape, k_BSKH.shape[2], setup.forward, mask.plan
+    q_BTNH, k_BSKH, v_BSKH = (padded(x) for x in (q_BTNH, k_BSKH, v_BSKH))
+    padded_T, padded_S, G = q_BTNH.shape[1], k_BSKH.shape[1], N // K
+    lines = plan.q_lines_BUT.shape[1]
+    stages, width, half = tiles.stages, padded_head(H), q_BTNH.dtype
+    out_BTNH, log_sum_BNT = call(
+        functools.partial(_kernel, setup, scale_of(H), G),
+        "attention_forward",
+        setup,
+        plan.forward,
+        heads=N,
+        heads_together=G * heads_together(K, 4 * padded_S * width),
+        inputs={
+            "q": q_BTNH,
+            "k": k_BSKH,
+            "v": v_BSKH,
+            "q_lines": plan.q_lines_BUT,
+            "k_lines": plan.k_lines_BUS,
+        },
+        outputs={
+            "out": jax.ShapeDtypeStruct(q_BTNH.shape, dtype or half),
+            "log_sum": jax.ShapeDtypeStruct((B, N, padded_T), jnp.float32),
+        },
+        scratch={
+            "q_tiles": operand(WARPGROUPS, ROWS, width, dtype=half),
+            "k_ring": operand(stages, tiles.keys, width, dtype=half),
+            "v_ring": operand(stages, tiles.keys, width, dtype=half),
+            "q_line_tiles": numbers(WARPGROUPS, lines, ROWS, dtype=jnp.int32),
+            "line_ring": numbers(stages, 2, tiles.keys, dtype=jnp.int32),
+            "log_sum_tiles": numbers(WARPGROUPS, ROWS),
+            "q_here": barrier(WARPGROUPS, arrivals=2),
+            "k_here": barrier(stages, arrivals=2),
+            "v_here": barrier(stages),
+            "k_free": barrier(stages, arrivals=WARPGROUPS),
+            "v_free": barrier(stages, arrivals=WARPGROUPS),
+            "turn": barrier(1, arrivals=WARPGROUPS),
+        },
+    )
+    return out_BTNH[:, :T, :, :H], log_sum_BNT[:, :, :T]
+
+
+def _kernel(setup: Setup, scale: float, G: int, ops: Hardware, place: Place, refs) -> None:
+    """One block."""
+    run_roles(
+        ops,
+        lambda warpgroup: _compute(setup, scale, ops, place, warpgroup, refs),
+        lambda: fetch_keys(setup.forward, G, place, refs),
+    )
+
+
+def _compute(setup: Setup, scale: float, ops: Hardware, place: Place, warpgroup, refs) -> None:
+    """Computes the output of 64 queries."""
+    stages, half = setup.forward.stages, refs.q.dtype
+    tiles = refs.q_tiles, refs.q_line_tiles, refs.log_sum_tiles, refs.q_here
+    q_tile, q_lines, log_sum_tile, here = (x.at[warpgroup] for x in tiles)
+    queries = pl.ds((place.own * WARPGROUPS + warpgroup) * ROWS, ROWS)
+    copy(refs.q.at[place.row, queries, place.head], q_tile, here)
+    copy(refs.q_lines.at[place.shared(refs.q_lines), :, queries], q_lines, here)
+    plgpu.barrier_wait(here)
+
+    def pass_turn():
+        """Both warpgroups meet here: from now on it is the other one's turn to multiply."""
+        plgpu.barrier_arrive(refs.turn)
+        plgpu.barrier_wait(refs.turn)
+
+    def wait_for_keys(visit):
+        stage = lax.rem(visit, jnp.int32(stages))
+        pl.when(visit < place.count)(lambda: plgpu.barrier_wait(refs.k_here.at[stage]))
+
+    def visit_tile(visit, sums, masked: bool):
+        out_PH, max_P, sum_P = sums
+        stage = lax.rem(visit, jnp.int32(stages))
+        score_PC = ops.product(q_tile, refs.k_ring.at[stage], pass_turn)
+        shape = score_PC.shape
+        if masked:
+            score_PC = where_seen(
+                score_PC,
+                lambda line: over_columns(ops.rows(q_lines.at[line]), shape),
+                lambda line: over_rows(ops.columns(refs.line_ring.at[stage, line]), shape),
+                lines=q_lines.shape[0],
+            )
+        plgpu.barrier_arrive(refs.k_free.at[stage])
+        old_P, max_P = max_P, jnp.maximum(max_P, score_PC.max(axis=1) * scale)
+        shrink_P = jnp.exp2(old_P - max_P)
+        weight_PC = jnp.exp2(score_PC * scale - over_columns(max_P, shape))
+        out_PH = out_PH * over_columns(shrink_P, out_PH.shape)
+        sum_P = sum_P * shrink_P + weight_PC.sum(axis=1)
+        weights = weight_PC.astype(half)
+        # All of it now: the other warpgroup has the tensor cores.
+        out_PH, max_P, sum_P, weights = lax.optimization_barrier((out_PH, max_P, sum_P, weights))
+        plgpu.barrier_arrive(refs.turn)
+        plgpu.barrier_wait(refs.v_here.at[stage])
+        plgpu.barrier_wait(refs.turn)
+        out_PH = ops.add_product(
+            out_PH, weights, refs.v_ring.at[stage], lambda: wait_for_keys(visit + 1)
+        )
+        plgpu.barrier_arrive(refs.v_free.at[stage])
+        return out_PH, max_P, sum_P
+
+    wait_for_keys(0)
+    pl.when(warpgroup == 1)(pass_turn)
+    sums = ops.matrix(ROWS, q_tile.shape[1]), ops.vector(ROWS, LOWEST_MAXIMUM), ops.vector(ROWS, 0)
+    out_PH, max_P, sum_P = visit_all(place, visit_tile, sums)
+    pl.when(warpgroup == 0)(pass_turn)
+    sum_P = jnp.where(sum_P == 0.0, 1.0, sum_P)
+    out_PH = out_PH * over_columns(1.0 / sum_P, out_PH.shape)
+    log_sum_tile[...] = max_P + jnp.log(sum_P) * LOG2E
+    store(
+        (out_PH, q_tile, refs.out.at[place.row, queries, place.head]),
+        (None, log_sum_tile, refs.log_sum.at[place.row, place.head, queries]),
+    )
