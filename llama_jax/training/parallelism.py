@@ -56,10 +56,10 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
 def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
     """Returns the settings with compute.attention decided."""
     kind, said = layout.device_kind, config.compute.attention
-    if said == "tpu" and kind not in tiles.VMEM:
+    if said == "tpu" and kind not in tiles.CHIPS:
         raise ValueError(
             f"config.compute.attention is 'tpu' but the devices are {kind!r}; it must be one of "
-            f"{', '.join(tiles.VMEM)}. Use --config.compute.attention=auto."
+            f"{', '.join(tiles.CHIPS)}. Use --config.compute.attention=auto."
         )
     if said == "gpu":
         _check_gpu(config, kind)

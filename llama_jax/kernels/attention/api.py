@@ -99,7 +99,7 @@ def choose(impl: str, T: int, device_kind: str | None = None) -> str:
     if impl != "auto":
         return impl
     kind = device_kind or jax.devices()[0].device_kind
-    choice = "tpu" if T >= tiles.LANES and kind in tiles.VMEM else "chunked"
+    choice = "tpu" if T >= tiles.LANES and kind in tiles.CHIPS else "chunked"
     _say(f"attention 'auto' is {choice!r} for {T} queries on {kind}")
     return choice
 

@@ -43,19 +43,41 @@ class Setup:
     interpret: bool = False  # Simulated, on any platform.
 
 
-# Vector memory of one core in MiB (jax/_src/pallas/mosaic/tpu_info.py); names as in
-# telemetry/hardware.py. It decides what of the backward pass fits, and whether tiles are halved.
-VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
-VMEM |= {"TPU v5e": 128, "TPU v5p": 64, "TPU v6e": 128}
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of TPU core."""
 
-# From the longest row that each size is for; the last is for all longer ones. A tile on the edge of
-# what is seen computes pairs nobody sees: of a causal row of S tokens, tile / S of the work. A
-# smaller tile reads keys more often: below 512 queries, a v5e would wait for its memory.
-TILES = {
-    1024: Tiles(256, 256, 256),  # + 25 % at 1,024.
-    4096: Tiles(512, 512, 512),  # + 13 % at 4,096; 3 % more bundles than 1,024.
-}
-LARGE = Tiles(1024, 1024, 512)  # + 3 % at 32K. Two pieces: one is multiplied while one is summed.
+    vmem: int  # MiB of vector memory: it decides which backward pass fits (tpu_info.py of JAX).
+    tiles: dict[int, Tiles]  # By the longest row that each is for.
+
+
+# What `tune.py` ranked: million bundles, forward + backward, of 8 heads of one causal row,
+# bfloat16, H = 128 (libtpu 0.0.42.1), with tiles of 512 and of 1024 queries and keys.
+#
+#         4,096 tokens    32,768 tokens
+#         512    1024     512     1024
+#   v4    1.15   1.79     82.8    84.0
+#   v5e   0.98   1.08     55.6    55.1
+#   v5p   0.95   1.07     54.2    55.6    1024: a quarter of the visits, each of which costs time
+#   v6e   0.68   0.67     38.9    33.6    512 at 4,096: packed rows have more edges
+#   v7x   0.67   0.66     38.3    32.9    the same
+#
+# A tile on the edge of what is seen computes pairs nobody sees: of a causal row, tile / S of the
+# work, so 256 and 512 for short rows. Smaller tiles read keys more often: with fewer queries than
+# operations per byte of memory bandwidth (v4 to v7x: 229, 240, 166, 560, 312; v6e and v7x reach
+# half of their operations with heads of 128) a chip waits for its memory. One piece of keys per
+# tile of 1024: 1 to 3 % fewer bundles than two.
+LONGER = 2**31
+_SHORT = {1024: Tiles(256, 256, 256), 4096: Tiles(512, 512, 512)}
+_V4 = Chip(16, _SHORT | {LONGER: Tiles(512, 512, 512)})
+_V5E = Chip(128, _SHORT | {LONGER: Tiles(1024, 1024, 1024)})
+_V5P = Chip(64, _SHORT | {LONGER: Tiles(1024, 1024, 1024)})
+_V6E = Chip(128, _SHORT | {LONGER: Tiles(1024, 1024, 1024)})
+_V7X = Chip(64, _SHORT | {LONGER: Tiles(1024, 1024, 1024)})
+
+# Names as in telemetry/hardware.py.
+CHIPS = {"TPU v4": _V4, "TPU v5 lite": _V5E, "TPU v5": _V5P, "TPU v6 lite": _V6E, "TPU7x": _V7X}
+CHIPS |= {"TPU v5e": _V5E, "TPU v5p": _V5P, "TPU v6e": _V6E}
 
 
 def setup(
@@ -66,12 +88,12 @@ def setup(
     Raises:
         ValueError: The chip is not in the table.
     """
-    if chip not in VMEM:
+    if chip not in CHIPS:
         raise ValueError(
             f"the TPU attention kernel has no table entry for {chip!r}; it must be one of "
-            f"{sorted(VMEM)}. Use attention 'chunked' there."
+            f"{sorted(CHIPS)}. Use attention 'chunked' there."
         )
-    tiles, vmem = fitting(T, S), int(VMEM[chip] * MIB * USABLE)
+    tiles, vmem = fitting(CHIPS[chip], T, S), int(CHIPS[chip].vmem * MIB * USABLE)
     while backward_bytes(tiles, 0, H, itemsize) > vmem and min(tiles.queries, tiles.keys) > LANES:
         tiles = Tiles(*(max(size // 2 // LANES, 1) * LANES for size in dataclasses.astuple(tiles)))
     plain = Setup(tiles, tiles, False, vmem, interpret)
@@ -85,10 +107,9 @@ def with_tiles(setup: Setup, tiles: Tiles, T: int, G: int, H: int, itemsize: int
     return dataclasses.replace(setup, forward=tiles, backward=tiles, fused=fused)
 
 
-def fitting(T: int, S: int) -> Tiles:
+def fitting(chip: Chip, T: int, S: int) -> Tiles:
     """Returns the tiles for rows of this length, no larger than the rows themselves."""
-    longest = max(T, S)
-    tiles = next((tiles for most, tiles in TILES.items() if longest <= most), LARGE)
+    tiles = next(tiles for most, tiles in chip.tiles.items() if max(T, S) <= most)
     queries, keys = min(tiles.queries, _whole(T)), min(tiles.keys, _whole(S))
     return Tiles(queries, keys, tiles.piece if keys % tiles.piece == 0 else keys)
 
@@ -97,7 +118,7 @@ def backward_bytes(tiles: Tiles, queries: int, H: int, itemsize: int) -> int:
     """Returns the vector memory of a backward kernel that holds dq of so many queries.
 
     At 32,768 queries and H = 128: 16 MiB for dq, 3.5 for blocks in bfloat16 that are fetched and
-    written twice buffered, 1 for dk and dv, 8 for four pieces of scores.
+    written twice buffered, 1 for dk and dv, 16 for four pieces of scores.
     """
     P, Q, C = tiles.queries, tiles.keys, tiles.piece
     width = _whole(H)
