@@ -70,6 +70,19 @@ CASES = {
 }
 
 
+def longer(case: Case, times: int) -> Case:
+    """Returns the case with every token repeated."""
+    segments = {
+        name: jnp.repeat(segment, times, axis=1)
+        for name in ("q_segment_BT", "k_segment_BS")
+        if (segment := getattr(case.mask, name)) is not None
+    }
+    window = case.mask.window and case.mask.window * times
+    offset = case.mask.q_offset * times
+    mask = dataclasses.replace(case.mask, window=window, q_offset=offset, **segments)
+    return dataclasses.replace(case, T=case.T * times, S=case.S * times, mask=mask)
+
+
 def inputs(case: Case, dtype=jnp.float32):
     random = np.random.default_rng(0)
     q_shape, k_shape = (case.B, case.T, case.N, case.H), (case.B, case.S, case.K, case.H)

@@ -1,13 +1,20 @@
 """The TPU kernels in JAX's interpreters: the shared cases, races, padding, what is visited."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, TOLERANCE, Case, assert_close, inputs, value_and_gradients
+from attention_cases import (
+    CASES,
+    TOLERANCE,
+    Case,
+    assert_close,
+    inputs,
+    longer,
+    value_and_gradients,
+)
 from jax.experimental.pallas import tpu as pltpu
 
 from llama_jax.config.model import ComputeConfig
@@ -24,19 +31,6 @@ def setup(fused: bool = True, interpret=True, tiles: Tiles = SMALL) -> Setup:
     return Setup(tiles, tiles, fused, 2**27, interpret)
 
 
-def longer(case: Case) -> Case:
-    """Returns the case with every token repeated."""
-    mask = case.mask
-    segments = {
-        name: jnp.repeat(segment, LONGER, axis=1)
-        for name in ("q_segment_BT", "k_segment_BS")
-        if (segment := getattr(mask, name)) is not None
-    }
-    window = mask.window and mask.window * LONGER
-    mask = dataclasses.replace(mask, window=window, q_offset=mask.q_offset * LONGER, **segments)
-    return dataclasses.replace(case, T=case.T * LONGER, S=case.S * LONGER, mask=mask)
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def kernels(how: Setup, q_BTNH, k_BSKH, v_BSKH, grad_BTNH, mask):
     pair = api.KERNELS["tpu_interpret"]
@@ -47,7 +41,7 @@ def kernels(how: Setup, q_BTNH, k_BSKH, v_BSKH, grad_BTNH, mask):
 
 
 def check(name: str, how: Setup, dtype=jnp.float32):
-    case = longer(CASES[name])
+    case = longer(CASES[name], LONGER)
     arrays = inputs(case, dtype)
     got = kernels(how, *arrays, case.mask)
     exact = (a.astype(jnp.float32) for a in arrays)
@@ -81,7 +75,7 @@ def test_head_sizes(H):
 
 
 def test_tiles_of_several_pieces_that_are_not_square():
-    case = longer(CASES["segments_and_window"])
+    case = longer(CASES["segments_and_window"], LONGER)
     arrays = inputs(case)
     want = value_and_gradients("reference", *arrays, case.mask)
     how = setup(tiles=Tiles(128, 384, 128))
@@ -99,7 +93,7 @@ def test_neither_races_nor_reads_what_nobody_wrote(name, fused):
 
 
 def test_padding_may_hold_anything():
-    case = longer(CASES["segments_and_padding"])
+    case = longer(CASES["segments_and_padding"], LONGER)
     padding_BT = case.mask.q_segment_BT == 0
     clean = inputs(case)
     dirty = tuple(jnp.where(padding_BT[..., None, None], jnp.nan, x) for x in clean)
@@ -111,7 +105,7 @@ def test_padding_may_hold_anything():
 
 
 def test_works_in_scan_with_checkpoint_and_one_plan_for_all_layers():
-    case = longer(CASES["segments_and_window"])
+    case = longer(CASES["segments_and_window"], LONGER)
     q_BTNH, k_BSKH, v_BSKH, _ = inputs(case)
 
     def loss(impl, q_BTNH, mask):
@@ -129,7 +123,7 @@ def test_works_in_scan_with_checkpoint_and_one_plan_for_all_layers():
 
 
 def test_a_plan_made_for_other_rows_is_refused():
-    q_BTNH, k_BSKH, v_BSKH, _ = inputs(longer(CASES["gqa"]))
+    q_BTNH, k_BSKH, v_BSKH, _ = inputs(longer(CASES["gqa"], LONGER))
     mask = api.prepare(Mask(), "tpu_interpret", api.shape_of(q_BTNH, k_BSKH))
     with pytest.raises(ValueError, match=r"prepared for B, T, S = \(2, 288, 288\)"):
         api.attention(q_BTNH[:, :128], k_BSKH, v_BSKH, mask, "tpu_interpret")
