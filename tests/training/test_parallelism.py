@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 
 import jax
 import pytest
@@ -89,6 +90,10 @@ def test_auto_follows_the_formula(monkeypatch):
             "config.compute.attention is 'tpu' but the devices are 'cpu'; it must be one of",
         ),
         (
+            {"compute": compute(attention="gpu", attention_chunk=128)},
+            "config.compute.attention is 'gpu' but the devices are 'cpu'; it needs Hopper GPUs",
+        ),
+        (
             {"compute": compute(context_parallel="ring", attention="reference")},
             "config.compute.context_parallel is 'ring' but config.compute.attention is 'reference'",
         ),
@@ -113,3 +118,21 @@ def test_auto_follows_the_formula(monkeypatch):
 def test_what_a_mesh_cannot_run_is_refused_in_one_sentence(changes, says):
     with pytest.raises(ValueError, match=f"^{says}"):
         resolved(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dtype": "float32"}, "config.compute.dtype is 'float32'"),
+        ({"head_dim": 256}, "config.model.head_dim is 256; it must be at most 128"),
+    ],
+)
+def test_what_the_gpu_kernel_cannot_take_is_refused_before_anything_runs(changes, says):
+    model = dataclasses.replace(SETTINGS.model, head_dim=changes.get("head_dim", 64))
+    dtype = changes.get("dtype", "bfloat16")
+    config = dataclasses.replace(
+        SETTINGS, model=model, compute=compute(attention="gpu", attention_chunk=128, dtype=dtype)
+    )
+    hopper = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3", ways=lambda name: 1)
+    with pytest.raises(ValueError, match=f"config.compute.attention is 'gpu' but {says}"):
+        parallelism._with_attention(config, hopper)
