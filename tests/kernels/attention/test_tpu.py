@@ -183,9 +183,9 @@ def test_the_schedule_draws_what_its_docstring_shows():
     ("shape", "fused"),
     [
         # T, N, K, H on a v5e with 110 MiB: dq of G heads takes G T H 4 bytes.
-        ((32768, 32, 32, 128), True),  # 16 MiB + 21.
-        ((131072, 8, 8, 128), True),  # 64 MiB + 21.
-        ((32768, 32, 8, 128), True),  # 4 heads: 64 MiB + 21.
+        ((32768, 32, 32, 128), True),  # 16 MiB + 13.
+        ((131072, 8, 8, 128), True),  # 64 MiB + 13.
+        ((32768, 32, 8, 128), True),  # 4 heads: 64 MiB + 13.
         ((32768, 64, 8, 128), False),  # 8 heads: 128 MiB.
         ((262144, 8, 8, 128), False),
     ],
