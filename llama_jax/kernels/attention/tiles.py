@@ -66,9 +66,9 @@ class Chip:
 # work, so 256 and 512 for short rows. Smaller tiles read keys more often: with fewer queries than
 # operations per byte of memory bandwidth (v4 to v7x: 229, 240, 166, 560, 312; v6e and v7x reach
 # half of their operations with heads of 128) a chip waits for its memory. Pieces of 512: one is
-# multiplied while one is summed. A tile forward in two pieces, and in one (libtpu 0.0.48.1), without
-# and with a mask: v5e 4,212, 4,320 and 4,390, 4,464; v6e 2,696, 3,205 and 2,581, 3,662, and in
-# packed rows most tiles have a mask.
+# multiplied while one is summed. A tile forward in two pieces, and in one (libtpu 0.0.48.1), each
+# without and with a mask: v5e 4,212, 4,320 and 4,390, 4,464 bundles; v6e 2,696, 3,205 and 2,581,
+# 3,662, and in packed rows most tiles have a mask.
 LONGER = 2**31
 _SHORT = {1024: Tiles(256, 256, 256), 4096: Tiles(512, 512, 512)}
 _V4 = Chip(16, _SHORT | {LONGER: Tiles(512, 512, 512)})
