@@ -56,11 +56,11 @@ class Chip:
 #
 #         4,096 tokens    32,768 tokens
 #         512    1024     512     1024
-#   v4    1.15   1.79     82.8    84.0
-#   v5e   0.98   1.08     55.6    55.1
-#   v5p   0.95   1.07     54.2    55.6    1024: a quarter of the visits, each of which costs time
-#   v6e   0.68   0.67     38.9    33.6    512 at 4,096: packed rows have more edges
-#   v7x   0.67   0.66     38.3    32.9    the same
+#   v4    1.15   1.79     82.8    88.1
+#   v5e   0.98   1.08     55.6    56.7    1024: a quarter of the visits, each of which costs time
+#   v5p   0.95   1.07     54.2    55.9    the same
+#   v6e   0.68   0.67     38.9    34.2    512 at 4,096: packed rows have more edges
+#   v7x   0.67   0.66     38.3    33.7    the same
 #
 # A tile on the edge of what is seen computes pairs nobody sees: of a causal row, tile / S of the
 # work, so 256 and 512 for short rows. Smaller tiles read keys more often: with fewer queries than
