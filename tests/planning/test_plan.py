@@ -100,6 +100,22 @@ def test_micro_batches_are_compiled_for_hardware_that_is_not_here(name, config):
     assert plan.make(config, available(name)).fits
 
 
+@pytest.mark.parametrize("method", ["none", "gather", "ring", "ulysses"])
+def test_the_kernel_for_gpus_is_compiled_in_the_step(method, config):
+    parallel, mesh = "auto", config.mesh
+    if method != "none":
+        parallel, mesh = method, dataclasses.replace(mesh, fsdp=4, context=2)
+    compute = dataclasses.replace(
+        config.compute,
+        dtype="bfloat16",
+        attention="gpu",
+        attention_chunk=128,
+        context_parallel=parallel,
+    )
+    config = dataclasses.replace(config, compute=compute, mesh=mesh)
+    assert plan.make(config, available("gpu:h100:8")).fits
+
+
 def test_gpus_of_two_nodes_talk_over_infiniband(config):
     hardware = available("gpu:h100:16")
     mesh = dataclasses.replace(config.mesh, data=2, fsdp=8)
