@@ -41,6 +41,12 @@ class Case:
 CASES = (
     Case("Llama-2-7B, 32K, 8 x H100", "extend_llama2_7b_32k", "gpu:h100:8"),
     Case(
+        "Llama-2-7B, 32K, 8 x H100, Pallas",
+        "extend_llama2_7b_32k",
+        "gpu:h100:8",
+        ("compute.attention=gpu", "compute.attention_chunk=128"),
+    ),
+    Case(
         "Llama-2-7B, 32K, v5e-16",
         "extend_llama2_7b_32k",
         "tpu:v5e:4x4",
