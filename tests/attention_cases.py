@@ -67,7 +67,19 @@ CASES = {
     ),
     "decode_one_token": Case(Mask(q_offset=jnp.int32(30)), T=1),
     "before_every_key": Case(Mask(q_offset=-3), T=20),
+    "more_keys_than_queries_causal": Case(T=20),
+    "offset_and_window_before_the_end": Case(Mask(q_offset=jnp.int32(20), window=6), T=15),
 }
+
+
+# With queries that see nothing or keys nobody sees.
+STRAYS = (
+    "segments_and_padding",
+    "segments_not_causal",
+    "more_keys_than_queries_causal",
+    "offset_and_window_before_the_end",
+    "before_every_key",
+)
 
 
 def longer(case: Case, times: int) -> Case:
@@ -103,3 +115,17 @@ def assert_close(got, want, tolerance):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         scale = max(np.abs(b).max(), 1.0)
         np.testing.assert_allclose(a / scale, b / scale, atol=tolerance, rtol=0, err_msg=name)
+
+
+def with_nan(case: Case, dtype=jnp.float32):
+    """Returns inputs, and the same with NaN in queries that see nothing and keys nobody sees."""
+    dense_BTS = case.mask.dense(case.B, case.T, case.S)
+    sees_BT, is_seen_BS = dense_BTS.any(2), dense_BTS.any(1)
+    assert not (sees_BT.all() and is_seen_BS.all())
+    clean = inputs(case, dtype)
+    kept = sees_BT, is_seen_BS, is_seen_BS, sees_BT
+    dirty = tuple(
+        jnp.where(where[..., None, None], x, jnp.nan).astype(dtype)
+        for x, where in zip(clean, kept, strict=True)
+    )
+    return clean, dirty, kept

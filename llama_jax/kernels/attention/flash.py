@@ -73,7 +73,7 @@ def attention(
     mask: Mask,
 ) -> jax.Array:
     """Returns what reference.attention returns. `mask.plan` is that of `kernels.schedule`."""
-    arrays = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
+    arrays = _without_strays(q_BTNH, k_BSKH, v_BSKH, mask)
     return _attention(kernels, setup, *arrays, mask)
 
 
@@ -92,7 +92,8 @@ def _forward(kernels: Kernels, setup: Any, q_BTNH, k_BSKH, v_BSKH, mask: Mask):
 
 def _backward(kernels: Kernels, setup: Any, saved, grad_BTNH: jax.Array):
     q_BTNH, k_BSKH, v_BSKH, mask, out_BTNH, log_sum_BNT = saved
-    queries = q_BTNH, out_BTNH, log_sum_BNT, _zero_padding(grad_BTNH, mask.q_segment_BT)
+    q_BTNH, grad_BTNH = _queries_that_see(q_BTNH, grad_BTNH, log_sum_BNT, mask)
+    queries = q_BTNH, out_BTNH, log_sum_BNT, grad_BTNH
     return *kernels.backward(setup, *queries, k_BSKH, v_BSKH, mask), None
 
 
@@ -108,7 +109,7 @@ def part_forward(
     mask: Mask,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what chunked.forward returns: output and log-sum-exp of a part of the keys."""
-    arrays = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
+    arrays = _without_strays(q_BTNH, k_BSKH, v_BSKH, mask)
     out_BTNH, log_sum_BNT = kernels.forward(setup, *arrays, mask, dtype=jnp.float32)
     (B, T, N, _), K = q_BTNH.shape, k_BSKH.shape[2]
     # Not scaled where no key was seen: two such parts must merge as equals to the last bit.
@@ -129,24 +130,59 @@ def part_backward(
     grad_BTNH: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns what chunked.backward returns: what a part of the keys adds to the gradients."""
-    q_BTNH, k_BSKH, v_BSKH = _without_padding(q_BTNH, k_BSKH, v_BSKH, mask)
+    q_BTNH, k_BSKH, v_BSKH = _without_strays(q_BTNH, k_BSKH, v_BSKH, mask)
     B, T, N, _ = q_BTNH.shape
     log_sum_BNT = (log_sum_BKGT * LOG2E).reshape(B, N, T)
-    queries = q_BTNH, out_BTNH, log_sum_BNT, _zero_padding(grad_BTNH, mask.q_segment_BT)
+    q_BTNH, grad_BTNH = _queries_that_see(q_BTNH, grad_BTNH, log_sum_BNT, mask)
+    queries = q_BTNH, out_BTNH, log_sum_BNT, grad_BTNH
     return kernels.backward(setup, *queries, k_BSKH, v_BSKH, mask, dtype=jnp.float32)
 
 
-def _without_padding(q_BTNH, k_BSKH, v_BSKH, mask: Mask) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the three with zeros for padding; XLA does it where they are made."""
-    return (
-        _zero_padding(q_BTNH, mask.q_segment_BT),
-        _zero_padding(k_BSKH, mask.k_segment_BS),
-        _zero_padding(v_BSKH, mask.k_segment_BS),
-    )
+# 0 x NaN is NaN: what nobody looks at, where anything may stand, must not reach a product. XLA
+# writes the zeros where the arrays are made.
 
 
-def _zero_padding(x_BTNH: jax.Array, segment_BT: jax.Array | None) -> jax.Array:
-    """Returns the vectors of tokens; 0 for padding, where anything may stand, even NaN."""
-    if segment_BT is None:
-        return x_BTNH
-    return jnp.where((segment_BT != 0)[..., None, None], x_BTNH, jnp.zeros_like(x_BTNH))
+def _without_strays(q_BTNH, k_BSKH, v_BSKH, mask: Mask) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the three with zeros for padding, and for keys that no query sees.
+
+    Known are documents below and above those of the queries, and what causality, window and offset
+    hide from all of them.
+    """
+    T, S = q_BTNH.shape[1], k_BSKH.shape[1]
+    if mask.q_segment_BT is not None and mask.k_segment_BS is not None:
+        above_all = jnp.iinfo(jnp.int32).max
+        first_B1 = jnp.where(mask.q_segment_BT == 0, above_all, mask.q_segment_BT).min(1)[:, None]
+        last_B1 = mask.q_segment_BT.max(1)[:, None]
+        seen_BS = (first_B1 <= mask.k_segment_BS) & (mask.k_segment_BS <= last_B1)
+        k_BSKH, v_BSKH = (_kept(x, seen_BS & (mask.k_segment_BS != 0)) for x in (k_BSKH, v_BSKH))
+        q_BTNH = _kept(q_BTNH, mask.q_segment_BT != 0)
+    if not mask.causal or mask.q_index_T is not None or _all_keys_are_seen(mask, T, S):
+        return q_BTNH, k_BSKH, v_BSKH
+    index_T, index_S = mask.indices(T, S)
+    seen_S = index_S <= index_T[-1]
+    if mask.window is not None:
+        seen_S &= index_S > index_T[0] - mask.window
+    return q_BTNH, _kept(k_BSKH, seen_S[None]), _kept(v_BSKH, seen_S[None])
+
+
+def _all_keys_are_seen(mask: Mask, T: int, S: int) -> bool:
+    """Returns whether the static parts of a causal mask alone say so, as in training."""
+    if not isinstance(mask.q_offset, int) or mask.q_offset + T < S:
+        return False
+    return mask.window is None or mask.q_offset < mask.window
+
+
+def _queries_that_see(q_BTNH, grad_BTNH, log_sum_BNT, mask: Mask) -> tuple[jax.Array, jax.Array]:
+    """Returns both with zeros for queries that see no key."""
+    sees_BT = (log_sum_BNT > LOWEST_MAXIMUM).any(axis=1)
+    is_inside = isinstance(mask.q_offset, int) and mask.q_offset >= 0
+    packed = mask.q_segment_BT is not None
+    if (mask.causal and not is_inside) or (packed and not mask.causal):
+        return _kept(q_BTNH, sees_BT), _kept(grad_BTNH, sees_BT)
+    # Here every query sees itself at least, but for padding, which is zero already.
+    return q_BTNH, _kept(grad_BTNH, sees_BT) if packed else grad_BTNH
+
+
+def _kept(x_BTNH: jax.Array, kept_BT: jax.Array) -> jax.Array:
+    """Returns the vectors of tokens, zeros for those not kept."""
+    return jnp.where(kept_BT[..., None, None], x_BTNH, jnp.zeros_like(x_BTNH))

@@ -3,10 +3,20 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import CASES, TOLERANCE, Case, assert_close, inputs, value_and_gradients
+from attention_cases import (
+    CASES,
+    STRAYS,
+    TOLERANCE,
+    Case,
+    assert_close,
+    inputs,
+    value_and_gradients,
+    with_nan,
+)
 
 from llama_jax.config.model import ComputeConfig
 from llama_jax.kernels.attention import api, gpu_call, gpu_schedule, gpu_tiles, schedule
@@ -72,15 +82,15 @@ def test_parts_of_the_keys_merge_to_the_whole():
     assert_close(got, value_and_gradients("reference", *exact, case.mask), 1e-2)
 
 
-def test_padding_may_hold_anything():
-    case = slim(CASES["segments_and_padding"])
-    padding_BT = case.mask.q_segment_BT == 0
-    clean = inputs(case, jnp.bfloat16)
-    dirty = tuple(jnp.where(padding_BT[..., None, None], jnp.nan, x).astype(x.dtype) for x in clean)
+@pytest.mark.parametrize("name", STRAYS)
+def test_nan_where_nobody_looks_does_not_leak(name):
+    case = slim(CASES[name])
+    clean, dirty, (sees_BT, is_seen_BS, *_) = with_nan(case, jnp.bfloat16)
     run = functools.partial(value_and_gradients, "gpu_interpret")
-    for got, want in zip(run(*dirty, case.mask), run(*clean, case.mask), strict=True):
-        np.testing.assert_array_equal(got.astype(jnp.float32), want.astype(jnp.float32))
-        assert jnp.all(got[padding_BT] == 0)
+    got, want = (run(*given, case.mask) for given in (dirty, clean))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    for x, kept in zip(got, (sees_BT, sees_BT, is_seen_BS, is_seen_BS), strict=True):
+        assert jnp.all(x[~kept] == 0)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from attention_cases import (
     CASES,
+    STRAYS,
     TOLERANCE,
     Case,
     assert_close,
     inputs,
     longer,
     value_and_gradients,
+    with_nan,
 )
 from jax.experimental.pallas import tpu as pltpu
 
@@ -92,16 +94,14 @@ def test_neither_races_nor_reads_what_nobody_wrote(name, fused):
     check(name, setup(fused, params))
 
 
-def test_padding_may_hold_anything():
-    case = longer(CASES["segments_and_padding"], LONGER)
-    padding_BT = case.mask.q_segment_BT == 0
-    clean = inputs(case)
-    dirty = tuple(jnp.where(padding_BT[..., None, None], jnp.nan, x) for x in clean)
-    for got, want in zip(
-        kernels(setup(), *dirty, case.mask), kernels(setup(), *clean, case.mask), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
-        assert jnp.all(got[padding_BT] == 0)
+@pytest.mark.parametrize("name", STRAYS)
+def test_nan_where_nobody_looks_does_not_leak(name):
+    case = longer(CASES[name], LONGER)
+    clean, dirty, (sees_BT, is_seen_BS, *_) = with_nan(case)
+    got, want = (kernels(setup(), *given, case.mask) for given in (dirty, clean))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    for x, kept in zip(got, (sees_BT, sees_BT, is_seen_BS, is_seen_BS), strict=True):
+        assert jnp.all(x[~kept] == 0)
 
 
 def test_works_in_scan_with_checkpoint_and_one_plan_for_all_layers():
