@@ -6,7 +6,6 @@ B batch, O own tiles of a block, E blocks of one head, N query heads, K key head
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from llama_jax.kernels.attention.gpu_schedule import Visits
 from llama_jax.kernels.attention.gpu_tile import Hardware, operations
 from llama_jax.kernels.attention.gpu_tiles import PADDED, WARPGROUPS, Setup, Tiles, padded_head
+from llama_jax.kernels.attention.softmax import LOG2E
 
 copy = plgpu.copy_gmem_to_smem  # (main memory, shared memory, barrier that it arrives at)
 
@@ -211,7 +211,7 @@ def barrier(count: int, arrivals: int = 1) -> Any:
 
 def scale_of(H: int) -> float:
     """Returns what scores are multiplied with for a softmax in base 2."""
-    return math.log2(math.e) / math.sqrt(H)
+    return LOG2E * H**-0.5
 
 
 def _divide(a: jax.Array, b: int) -> tuple[jax.Array, jax.Array]:

@@ -82,7 +82,7 @@ class Hardware:
         return _load(ref, plgpu.Layout.WGMMA.reduce(0))
 
     def computes(self) -> None:
-        """Takes registers for a warpgroup that computes: 2 x 240 + 40 of 3 x 168."""
+        """Takes registers for a warpgroup that computes: 2 x 240 + 24 of 3 x 168."""
         plgpu.set_max_registers(240, action="increase")
 
     def fetches(self) -> None:
