@@ -107,7 +107,7 @@ def test_lists_hold_every_tile_that_is_seen_and_know_which_need_no_mask(name):
     for row, i in np.ndindex(seen_BIJ.shape[:2]):
         whole, count = found.whole_BO[row, i], found.count_BO[row, i]
         listed = np.asarray(found.tile_BOV[row, i, :count])
-        assert set(np.flatnonzero(seen_BIJ[row, i])) <= set(listed)
+        assert set(np.flatnonzero(seen_BIJ[row, i])) == set(listed)
         assert set(listed[:whole]) == set(np.flatnonzero(whole_BIJ[row, i]))
         assert len(set(listed)) == count
 
