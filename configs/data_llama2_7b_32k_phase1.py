@@ -13,6 +13,7 @@ Expect: not measured on the whole sets.
 """
 
 from llama_jax.config import load
+from llama_jax.config.building import BuildConfig
 from llama_jax.config.cleaning import FilterConfig
 from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig
 
@@ -36,7 +37,7 @@ def get_config():
         "redpajama": PrepareSourceConfig(
             path="data/redpajama", exclude=("book", "arxiv"), filters=long
         ),
-        "ul2": PrepareSourceConfig(path="data/oscar_en", ul2=True),
+        "ul2": PrepareSourceConfig(path="data/oscar_en", build=BuildConfig(kind="ul2")),
     }
     c.sources = {name: load.default(source) for name, source in sources.items()}
     return c

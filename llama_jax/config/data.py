@@ -2,9 +2,9 @@
 
 import dataclasses
 from dataclasses import field
-from typing import Literal
+from typing import Any, Literal
 
-_OF_RECORDS = ("record", "field", "template", "learn")
+_OF_RECORDS = ("record", "field", "template", "learn", "questions")
 # Settings of a source without effect, by format; the formats that are not named have no fields.
 _IGNORED = {
     "auto": (),
@@ -15,6 +15,29 @@ _IGNORED = {
     "json": ("columns",),
     "array_record": ("columns",),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionConfig:
+    """Questions that are put beside documents: how many, and where the one that answers stands."""
+
+    # As in Long-Data-Collections: 10 to 200. By a hash of the question, and no more than are there.
+    least_documents: int = 10
+    most_documents: int = 200
+    gold: int = -1  # Number of the document that answers, from 0; -1: by a hash of the question.
+    seed: int = 0  # Of the hashes.
+
+    def __post_init__(self):
+        if not 1 <= self.least_documents <= self.most_documents:
+            raise ValueError(
+                f"least_documents is {self.least_documents} and most_documents is "
+                f"{self.most_documents}; they must be at least 1, the second not below the first."
+            )
+        if not -1 <= self.gold < self.least_documents:
+            raise ValueError(
+                f"gold is {self.gold}; it must be -1 or the number, from 0, of one of "
+                f"least_documents ({self.least_documents})."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +70,8 @@ class SourceConfig:
     # learned; without them everything is.
     template: str = ""
     learn: tuple[str, ...] = ()
+    # For records "lost_in_the_middle". (`field` is a setting here.)
+    questions: QuestionConfig = dataclasses.field(default_factory=QuestionConfig)
     columns: tuple[str, ...] = ()  # Of Parquet and Arrow: those that are read; none named is all.
     fraction: float = 1.0  # Share of the documents that is read, chosen by a hash of their number.
     # This many documents (a hash chooses them) are kept back: part "train" reads the others, and an
@@ -67,6 +92,7 @@ class SourceConfig:
         self._refuse("format", _IGNORED.get(self.format, ("columns", *_OF_RECORDS)))
         self._refuse("record", () if self.record == "text" else ("field",))
         self._refuse("record", () if self.record == "template" else ("template", "learn"))
+        self._refuse("record", () if self.record == "lost_in_the_middle" else ("questions",))
         if self.record == "template" and not self.template:
             raise ValueError(
                 "record is 'template' but there is no template. Set it, for example to "
@@ -76,7 +102,7 @@ class SourceConfig:
     def _refuse(self, other: str, names: tuple[str, ...]) -> None:
         """Raises if one of the settings `names`, which `other` makes idle, is set."""
         for name in names:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+            if getattr(self, name) != _default(type(self), name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r} but {other} is {getattr(self, other)!r}, "
                     f"so it has no effect. Leave it out, or set another {other}."
@@ -113,6 +139,13 @@ class SourceConfig:
             )
 
 
+def _default(schema: Any, name: str) -> Any:
+    entry = schema.__dataclass_fields__[name]
+    return (
+        entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    )
+
+
 # What is chosen when a source is read; it changes nothing of what is prepared.
 READING = (
     "weight",
@@ -133,7 +166,7 @@ def refuse_reading(path: str, source: SourceConfig, names: tuple[str, ...], why:
         ValueError: One of `names` is set.
     """
     for name in names:
-        if getattr(source, name) != type(source).__dataclass_fields__[name].default:
+        if getattr(source, name) != _default(type(source), name):
             raise ValueError(
                 f"{path}.{name} is {getattr(source, name)!r} but {why}, so it has no effect. "
                 "Leave it out."

@@ -49,7 +49,8 @@ def parse(schema: type[T], config: ml_collections.ConfigDict, path: str = "confi
         value = config[field.name] if field.name in config else _default_value(field)
         if value is None and not optional:
             raise ValueError(f"{here} is required. Set it in the config file or with --{here}=...")
-        values[field.name] = None if value is None else _parse_value(kind, value, here)
+        is_given = field.name in config and value is not None
+        values[field.name] = _parse_value(kind, value, here) if is_given else value
     try:
         return schema(**values)
     except ValueError as error:  # Range checks live in __post_init__; add where it came from.

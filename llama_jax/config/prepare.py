@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import field
 from typing import Literal
 
+from llama_jax.config.building import BuildConfig
 from llama_jax.config.cleaning import DecontaminateConfig, DedupConfig, FilterConfig
 from llama_jax.config.data import READING, SourceConfig, TextConfig, refuse_reading
 
@@ -65,9 +66,13 @@ class PrepareSourceConfig(SourceConfig):
     """A source, and which of its documents are kept, in what form."""
 
     latex: bool = False  # LaTeX becomes text, with the abstract after the paper.
-    ul2: bool = False  # Documents become UL2 dialogues: data/recipes/ul2_text.py.
     filters: FilterConfig = field(default_factory=FilterConfig)
     deduplicate: DedupConfig = field(default_factory=DedupConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)  # Of what was kept.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.build.check_record(self.record)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from llama_jax.config.cleaning import FilterConfig
 from llama_jax.config.prepare import PrepareSourceConfig
 from llama_jax.core.errors import DataError
 from llama_jax.data.preparation import filters, latex
-from llama_jax.data.recipes import ul2_text
 from llama_jax.data.sources.document import Document
 
 
@@ -32,26 +31,11 @@ def clean(
             yield document
 
 
-def dialogues(documents: Iterable[Document], seed: int, dropped: Counter) -> Iterator[Document]:
-    """Yields documents as UL2 dialogues; `dropped` counts those that are too short for one."""
-    for document in documents:
-        if document.ids is not None:
-            raise DataError(
-                f"{document.name} holds ids and no text, so no dialogue can be made of it. Leave "
-                "out ul2 of this source."
-            )
-        text = ul2_text.dialogue(document.text, document.name, seed)
-        if text:
-            yield _with_text(document, text)
-        else:
-            dropped["too short for UL2"] += 1
-
-
 def _without_latex(documents: Iterable[Document], dropped: Counter) -> Iterator[Document]:
     for document in documents:
         text = latex.clean(document.text, filters.find(document.meta, "abstract", str) or "")
         if text:
-            yield _with_text(document, text)
+            yield with_text(document, text)
         else:
             dropped["nothing left of the LaTeX"] += 1
 
@@ -71,7 +55,7 @@ def _judged_by_datatrove(
         if reason:
             dropped[reason] += 1
         else:
-            yield _with_text(document, given.text)
+            yield with_text(document, given.text)
 
 
 def _reason(rule: Any, given: Any) -> str | None:
@@ -80,7 +64,12 @@ def _reason(rule: Any, given: Any) -> str | None:
     return None if kept else reason
 
 
-def _with_text(document: Document, text: str) -> Document:
+def with_text(document: Document, text: str) -> Document:
+    """Returns the document with another text.
+
+    Raises:
+        DataError: It has answers, which stand at characters of its own text.
+    """
     if text != document.text and document.answers is not None:
         raise DataError(
             f"{document.name} says which characters are answers, and cleaning would move them. "

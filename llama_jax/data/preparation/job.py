@@ -21,7 +21,7 @@ from llama_jax.config.cleaning import DecontaminateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
-from llama_jax.data.preparation import cleaning, merge
+from llama_jax.data.preparation import building, cleaning, merge
 from llama_jax.data.preparation.account import Account
 from llama_jax.data.preparation.decontaminate import Hit, Index
 from llama_jax.data.preparation.deduplication import Deduplication
@@ -33,7 +33,7 @@ from llama_jax.data.sources.files import name_in
 from llama_jax.data.sources.records import table
 from llama_jax.data.token_writer import TokenWriter, tokenise
 from llama_jax.telemetry import progress
-from llama_jax.text.tokenizer import load_tokenizer
+from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _make(job: Job, rank: int) -> None:
         }
         reader = job.reader(part)
         show = stack.enter_context(_bar(job, rank, reader))
-        kept = _kept(job, part, reader, account, hits)
+        kept = _built(job, part, _chosen(job, part, reader, account, hits), tokenizer, account)
         for document, ids, weights in tokenise(kept, tokenizer, config.text):
             name = "held_out" if is_held_out(document, config) else "train"
             writers[name].add(document, ids, weights)
@@ -142,14 +142,16 @@ def _bar(job: Job, rank: int, reader: Reader) -> contextlib.AbstractContextManag
     return progress.bar(title, reader.bytes, "bytes")
 
 
-def _kept(
-    job: Job, part: Part, reader: Reader, account: Account, hits: list[Hit]
+def _built(
+    job: Job, part: Part, documents: Iterable[Document], tokenizer: Tokenizer, account: Account
 ) -> Iterator[Document]:
     """Returns the documents of a part in the form that is written; the others are counted."""
-    documents = _chosen(job, part, reader, account, hits)
-    if job.config.sources[part.source].ul2:
-        return cleaning.dialogues(documents, job.config.seed, account.dropped)
-    return documents
+    text, config = job.config.text, job.config.sources[part.source].build
+
+    def count(written: str) -> int:
+        return len(tokenizer.encode(text.before + written, text.add_bos, text.add_eos))
+
+    return building.build(documents, config, count, job.config.seed, account.dropped)
 
 
 def _chosen(

@@ -19,6 +19,7 @@ not. In what order and with what between them the published long-context mixture
 Instructions and P3 in 32K tokens) packed examples is not known; here it is by chance, by seed.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,13 +28,12 @@ from llama_jax.data.sources.document import Document
 from llama_jax.data.sources.pieces import Piece, join
 from llama_jax.data.sources.records import conversation, natural_instructions
 from llama_jax.data.sources.records.conversation import Turn
-from llama_jax.data.sources.records.task import Example, Task
+from llama_jax.data.sources.records.task import UNSAID, Asked, Example, Task
 
 Form = Callable[[Task, Sequence[Example]], list[Piece]]
-Count = Callable[[str], int]  # How many tokens a text has.
+Measure = Callable[[str], int]  # The length of a text: characters, or tokens.
 
 MOST_OF_A_TASK = 500_000  # Examples, as T0 mixes its data sets; larger ones are drawn from.
-PAIRS_OF_A_CONVERSATION = 20  # In the published conversations (OIG) made of Natural Instructions.
 
 
 def tk_instruct(task: Task, examples: Sequence[Example]) -> list[Piece]:
@@ -56,12 +56,18 @@ def dialogue(task: Task, examples: Sequence[Example]) -> list[Piece]:
     return list(conversation.pieces(turns))
 
 
+def task_of(name: str, members: Sequence[Asked]) -> Task:
+    """Returns the task of which all these examples are."""
+    examples = tuple(asked.example for asked in members)
+    return dataclasses.replace(members[0].task, name=name, examples=examples)
+
+
 def pack(
     task: Task,
     form: Form,
     *,
-    tokens: int,
-    count: Count,
+    length: int,
+    measure: Measure,
     most: int,
     seed: int,
     dropped: Counter[str],
@@ -71,19 +77,23 @@ def pack(
     Args:
         task: What to pack.
         form: `tk_instruct` or `dialogue`.
-        tokens: No text has more. One is full when the next example, by itself, has more than
+        length: No text is longer. One is full when the next example, by itself, is longer than
             what is left.
-        count: Counts the tokens of a text.
-        most: Examples of one text at most.
+        measure: The length of a text.
+        most: Examples of one text at most; -1: as many as fit.
         seed: With the task's name it decides the order.
-        dropped: Counts "too long" examples that do not fit even alone.
+        dropped: Counts examples that do not fit even alone ("too long"), those without question
+            or answer, those that ask the same as the one before, and those beyond MOST_OF_A_TASK.
     """
-    examples = shuffled(_usable(task.examples), seed, task.name)[:MOST_OF_A_TASK]
-    sizes = [count(_text(form, Task("", "", (), ()), [example])) for example in examples]
+    examples = shuffled(_usable(task.examples, dropped), seed, task.name)
+    if (more := len(examples) - MOST_OF_A_TASK) > 0:
+        dropped["more than is taken of a task"] += more
+        examples = examples[:MOST_OF_A_TASK]
+    sizes = [measure(_text(form, UNSAID, [example])) for example in examples]
     first = number = 0
     while first < len(examples):
-        stop = min(first + most, len(examples))
-        taken = _taken(task, form, examples[first:stop], sizes[first:stop], tokens, count)
+        stop = len(examples) if most < 0 else min(first + most, len(examples))
+        taken = _taken(task, form, examples[first:stop], sizes[first:stop], length, measure)
         if not taken:
             dropped["too long"] += 1
             first += 1
@@ -93,23 +103,33 @@ def pack(
         first, number = first + taken, number + 1
 
 
-def _usable(examples: Sequence[Example]) -> list[Example]:
+def _usable(examples: Sequence[Example], dropped: Counter[str]) -> list[Example]:
     """Returns those that ask and answer something, and not what the one before them asked."""
-    before = ["", *(example.input for example in examples)]
-    return [
-        example
-        for example, previous in zip(examples, before, strict=False)
-        if example.input.strip() and example.output.strip() and example.input != previous
-    ]
+    found: list[Example] = []
+    previous = None
+    for example in examples:
+        if not (example.input.strip() and example.output.strip()):
+            dropped["no question or no answer"] += 1
+        elif example.input == previous:
+            dropped["the question before it again"] += 1
+        else:
+            found.append(example)
+        previous = example.input
+    return found
 
 
 def _taken(
-    task: Task, form: Form, examples: list[Example], sizes: list[int], tokens: int, count: Count
+    task: Task,
+    form: Form,
+    examples: list[Example],
+    sizes: list[int],
+    length: int,
+    measure: Measure,
 ) -> int:
     """Returns how many of the first examples fit; their own sizes say how far to look."""
-    taken, used = 0, count(_text(form, task, []))
-    while more := _fitting(sizes[taken:], tokens - used):
-        while more and (now := count(_text(form, task, examples[: taken + more]))) > tokens:
+    taken, used = 0, measure(_text(form, task, []))
+    while more := _fitting(sizes[taken:], length - used):
+        while more and (now := measure(_text(form, task, examples[: taken + more]))) > length:
             more -= 1
         if not more:
             break

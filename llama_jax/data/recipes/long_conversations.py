@@ -17,6 +17,7 @@ from llama_jax.data.sources.records.conversation import Turn, pieces
 
 
 def build(
+    name: str,
     conversations: Iterable[list[Turn]],
     *,
     length: int,
@@ -27,6 +28,7 @@ def build(
     """Yields conversations joined from similar ones.
 
     Args:
+        name: Of what they are, followed by a number, in the names of documents.
         conversations: A system's turn or none, then what is asked and answered.
         length: What is longer by itself stands alone; everything else stays within it.
         measure: The length of a text: `len` for characters, or a count of tokens.
@@ -38,7 +40,7 @@ def build(
         for indices in similarity.group([_asked(turns) for turns in members], threshold):
             for turns, count in _joined(system, [members[i] for i in indices], length, measure):
                 meta = {"system": system, "conversations": count}
-                yield join(pieces(turns), meta, f"conversation#{number}")
+                yield join(pieces(turns), meta, f"{name}#{number}")
                 number += 1
 
 

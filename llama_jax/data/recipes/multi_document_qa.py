@@ -6,9 +6,10 @@ answer are used, in the order of retrieval, and an annotated one (`nq_annotated_
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
+from llama_jax.config.data import QuestionConfig
 from llama_jax.data.recipes.order import shuffled, uniform
 from llama_jax.data.sources.document import Document, Unreadable
 from llama_jax.data.sources.pieces import Piece, join
@@ -87,10 +88,22 @@ def reorder(found: list[Found], gold: int, seed: int, name: str) -> list[Found]:
     return [*others[:gold], found[gold], *others[gold:]]
 
 
-def place(seed: int, question: str, least: int, most: int) -> tuple[int, int]:
-    """Returns a number of documents in [least, most] and a place among them, by chance."""
-    documents = uniform(seed, f"documents of {question}", least, most)
-    return documents, uniform(seed, f"place of {question}", 0, documents - 1)
+def place(config: QuestionConfig, question: Question) -> tuple[int, int]:
+    """Returns how many documents a question has, and which of them answers, by hashes of it.
+
+    Raises:
+        Unreadable: There are fewer than the least number.
+    """
+    least, there = config.least_documents, len(question.others) + 1
+    if there < least:
+        raise Unreadable(
+            "too few documents", f"{there} with the one that answers; it must be {least} or more"
+        )
+    most, asked = min(config.most_documents, there), question.question
+    documents = uniform(config.seed, f"documents of {asked}", least, most)
+    if config.gold >= 0:
+        return documents, config.gold
+    return documents, uniform(config.seed, f"place of {asked}", 0, documents - 1)
 
 
 def prompt(question: str, found: list[Found], variant: Variant = "plain") -> str:
@@ -102,13 +115,19 @@ def prompt(question: str, found: list[Found], variant: Variant = "plain") -> str
     return f"{instruction}\n\n{asked_before}{_list(found)}\n\nQuestion: {question}\nAnswer:"
 
 
-def training_text(record: Mapping[str, Any], documents: int, gold: int) -> Document:
+def parse(config: QuestionConfig, record: Mapping[str, Any]) -> Iterator[Document]:
+    """Yields the record's question over documents as text for training."""
+    asked = read(record)
+    yield training_text(asked, *place(config, asked))
+
+
+def training_text(asked: Question, documents: int, gold: int) -> Document:
     """Returns the prompt and what is learned: short answer, long answer, the document's number.
 
-    Unlike in evaluation line ends in a text become spaces, so that a document, a question and an
-    answer have one line each, and an empty line only separates instruction, documents and question.
+    `documents` and `gold` are as in `arrange`. Unlike in evaluation line ends in a text become
+    spaces, so that a document, a question and an answer have one line each, and an empty line only
+    separates instruction, documents and question.
     """
-    asked = read(record)
     found = [Found(*map(_line, each)) for each in arrange(asked, documents, gold)]
     before = f"{_INSTRUCTION}\n\n{_list(found)}\n\nQuestion: {_line(asked.question)}\n"
     answer = (

@@ -21,6 +21,7 @@ class Document:
     answers: tuple[tuple[int, int], ...] | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # The record's other fields.
     ids: np.ndarray | None = None  # Of a source of tokens: they stand in for the text.
+    origin: Any = None  # The turns of a conversation, the example of a task: what it was made of.
 
 
 class Unreadable(Exception):

@@ -13,10 +13,12 @@ class Piece(NamedTuple):
     is_learned: bool = False
 
 
-def join(pieces: Iterable[Piece], meta: Mapping[str, Any], name: str = "") -> Document:
+def join(
+    pieces: Iterable[Piece], meta: Mapping[str, Any], name: str = "", origin: Any = None
+) -> Document:
     """Returns the pieces as one text whose answers are where the learned ones stand.
 
-    Learned pieces that touch are one answer.
+    Learned pieces that touch are one answer. `origin` is what the pieces were made of.
 
     Raises:
         Unreadable: Nothing in it is learned.
@@ -34,4 +36,4 @@ def join(pieces: Iterable[Piece], meta: Mapping[str, Any], name: str = "") -> Do
     whole = "".join(texts)
     if not any(whole[start:stop].strip() for start, stop in answers):
         raise Unreadable("no answer", "nothing in it is left to be learned")
-    return Document(name, whole, tuple(answers), meta)
+    return Document(name, whole, tuple(answers), meta, origin=origin)

@@ -2,13 +2,12 @@
 
 import json
 import random
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llama_jax import prepare
+from llama_jax.config.building import BuildConfig
 from llama_jax.config.cleaning import (
     DecontaminateConfig,
     DedupConfig,
@@ -23,10 +22,9 @@ from llama_jax.config.prepare import (
     TokenizerTrainingConfig,
 )
 from llama_jax.core.errors import DataError
-from llama_jax.data.preparation import cleaning, executors
+from llama_jax.data.preparation import executors
 from llama_jax.data.preparation.job import Job
 from llama_jax.data.recipes.ul2_text import dialogue
-from llama_jax.data.sources.document import Document
 from llama_jax.data.tokens import TokenStore
 from llama_jax.text.tokenizer import load_tokenizer
 
@@ -61,7 +59,7 @@ def config(tmp_path):
         methods=(),
         sets=True,
         min_words=100,
-        ul2=False,
+        build=None,
         record="text",
         **executor,
     ):
@@ -75,7 +73,7 @@ def config(tmp_path):
                     path=str(tmp_path / "documents"),
                     filters=FilterConfig(min_words=min_words),
                     deduplicate=deduplicate,
-                    ul2=ul2,
+                    build=build or BuildConfig(),
                     record=record,
                 )
             },
@@ -161,7 +159,10 @@ def files_of(config):
 def test_documents_become_dialogues_whatever_the_parts(config, tmp_path):
     with (tmp_path / "documents/d.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"text": "alone"}))
-    made = [config(f"out-{size}", size, ul2=True, min_words=0) for size in (100.0, 1e-4)]
+    made = [
+        config(f"out-{size}", size, build=BuildConfig(kind="ul2"), min_words=0)
+        for size in (100.0, 1e-4)
+    ]
     for each in made:
         prepare.prepare(each)
     assert files_of(made[0]) == files_of(made[1]) != {}
@@ -177,15 +178,12 @@ def test_documents_become_dialogues_whatever_the_parts(config, tmp_path):
     assert report["dropped"] == {"contaminated": 1, "too short for UL2": 1 + wanted.count("")}
 
 
-def test_answers_and_ids_become_no_dialogues(config, tmp_path):
+def test_answers_become_no_dialogues(config, tmp_path):
     for file in (tmp_path / "documents").iterdir():
         file.write_text(json.dumps({"prompt": words(1), "completion": words(2)}))
-    asked = config(ul2=True, min_words=0, record="prompt_completion")
+    asked = config(build=BuildConfig(kind="ul2"), min_words=0, record="prompt_completion")
     with pytest.raises(DataError, match=r"a.jsonl:1 says which characters are answers"):
         prepare.prepare(asked)
-    ids = Document("a.bin:1", "", ids=np.arange(9))
-    with pytest.raises(DataError, match=r"a.bin:1 holds ids and no text, so no dialogue"):
-        list(cleaning.dialogues([ids], 0, Counter()))
 
 
 @pytest.mark.parametrize("methods", [(), ("exact",)])

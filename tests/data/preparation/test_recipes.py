@@ -13,6 +13,7 @@ from llama_jax.data.tokens import TokenStore
 from llama_jax.text.tokenizer import load_tokenizer
 
 CONFIGS = Path(__file__).parents[3] / "configs"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.fixture
@@ -59,6 +60,32 @@ def test_phase_1_holds_long_documents_in_the_form_of_the_released_model(recipe, 
     assert len(dialogues) > 100
     assert all("<human>: " in text and "<bot>: " in text for text in dialogues)
     assert read_json(output / "contamination.json")["n"] == 13
+
+
+def test_phase_2_packs_examples_of_a_task_into_32k_tokens(recipe, shared, tmp_path):
+    config = recipe("data_llama2_7b_32k_phase2")
+    config.sources.natural_instructions.path = f"{shared}/data/natural_instructions"
+    config.sources.p3.path = str(FIXTURES / "p3.jsonl")
+    config.sources.pile.path = str(FIXTURES / "pile.jsonl")
+    config.sources.books.path = f"{shared}/data/redpajama/book"
+    config.sources.arxiv.path = f"{shared}/data/redpajama/arxiv"
+    config.decontaminate.sets = str(shared / "data/eval_sets")
+    prepare.prepare(load.parse(PrepareConfig, config))
+    output = Path(config.output)
+    tokenizer = load_tokenizer(output / "tokenizer")
+    lengths, tasks = [], set()
+    for ids in documents(output / "natural_instructions/train", tokenizer):
+        assert ids[:3] == [1, 29871, 13] and tokenizer.eos_id not in ids
+        text = tokenizer.decode(ids)
+        tasks.add(text[:200])
+        lengths.append(len(ids))
+        assert text.count("Definition: ") == 1
+    assert max(lengths) <= 32_768
+    # Only the last text of a task has room for more.
+    assert sum(length < 30_000 for length in lengths) <= len(tasks)
+    assert sum(length > 30_000 for length in lengths) >= 5
+    store = TokenStore(output / "natural_instructions/train", tokenizer)
+    assert 0 < store.read_weights(0, 32_768).mean() < 0.9
 
 
 def test_answers_of_multi_document_questions_are_kept_beside_the_tokens(recipe, tmp_path):

@@ -23,7 +23,7 @@ def words(text):
 
 
 def pack(task, form, dropped=None, **options):
-    defaults = {"tokens": 10_000, "count": words, "most": 10_000, "seed": 0}
+    defaults = {"length": 10_000, "measure": words, "most": -1, "seed": 0}
     return list(
         fewshot.pack(
             task, form, **defaults | options, dropped=Counter() if dropped is None else dropped
@@ -58,7 +58,7 @@ def test_the_form_of_a_conversation():
 
 def test_p3_is_packed_without_a_definition_and_without_wrong_choices():
     records = [json.loads(line) for line in (FIXTURES / "p3.jsonl").open()]
-    task = p3.read_task(records, "p3")
+    task = fewshot.task_of("p3", [each.origin for record in records for each in p3.parse(record)])
     (document,) = pack(task, dialogue)
     assert document.text.startswith("<human>: ") and document.text.count("Which is wet?") == 1
     assert sorted(learned(document)) == ["Yes", "house", "sea"]
@@ -80,18 +80,19 @@ def test_every_example_is_packed_once_and_no_text_is_longer(form):
     @given(st.lists(EXAMPLES, max_size=30), st.integers(1, 80), st.integers(1, 9))
     def check(examples, tokens, most):
         task = Task("t", "Say it", (), tuple(examples))
-        usable = fewshot._usable(examples)
+        usable = fewshot._usable(examples, Counter())
         dropped = Counter()
-        found = pack(task, form, dropped, tokens=tokens, most=most)
+        found = pack(task, form, dropped, length=tokens, most=most)
         assert all(words(document.text) <= tokens for document in found)
         assert all(document.meta["examples"] <= most for document in found)
         packed = sum(document.meta["examples"] for document in found)
         assert packed == sum(words(text(form(task, [each]))) <= tokens for each in usable)
         assert packed + dropped["too long"] == len(usable)
+        assert packed + dropped.total() == len(examples)
         outputs = Counter(output.rstrip(".") for document in found for output in learned(document))
         assert outputs.total() == packed
         assert outputs <= Counter(example.output.rstrip(".") for example in usable)
-        assert found == pack(task, form, tokens=tokens, most=most)
+        assert found == pack(task, form, length=tokens, most=most)
 
     check()
 
@@ -100,7 +101,7 @@ def test_every_example_is_packed_once_and_no_text_is_longer(form):
 def test_a_text_is_filled_until_the_next_example_does_not_fit(form):
     examples = tuple(Example(f"{i} " * (1 + i % 7), "yes") for i in range(300))
     task = Task("t", "Say yes", (), examples)
-    found = pack(task, form, tokens=200)
+    found = pack(task, form, length=200)
     assert sum(document.meta["examples"] for document in found) == 300
     longest = max(words(text(form(Task("", "", (), ()), [each]))) for each in examples)
     assert all(200 - longest < words(document.text) <= 200 for document in found[:-1])
@@ -119,15 +120,18 @@ def test_seed_and_name_decide_the_order():
 def test_an_input_that_repeats_the_one_before_is_left_out():
     examples = [Example(*pair) for pair in (("a", "1"), ("a", "2"), ("b", "3"), ("a", "4"))]
     examples += [Example(" ", "5"), Example("c", "")]
-    assert fewshot._usable(examples) == [examples[0], examples[2], examples[3]]
+    dropped = Counter()
+    assert fewshot._usable(examples, dropped) == [examples[0], examples[2], examples[3]]
+    assert dropped == {"the question before it again": 1, "no question or no answer": 2}
 
 
 def test_a_task_gives_at_most_so_many_examples_as_t0_takes(monkeypatch):
     assert fewshot.MOST_OF_A_TASK == 500_000
     monkeypatch.setattr(fewshot, "MOST_OF_A_TASK", 20)
     task = Task("t", "", (), tuple(Example(str(i), "yes") for i in range(100)))
-    (document,) = pack(task, dialogue)
-    assert document.meta["examples"] == 20
+    dropped = Counter()
+    (document,) = pack(task, dialogue, dropped)
+    assert document.meta["examples"] == 20 and dropped == {"more than is taken of a task": 80}
     drawn = {int(line.split()[1]) for line in document.text.splitlines() if "<human>" in line}
     assert max(drawn) > 40  # From all of it, not the first of it.
 
@@ -141,8 +145,8 @@ def test_a_real_task_is_packed_to_its_length_in_tokens(form, shared, tokenizer):
     def count(text):
         return len(tokenizer.encode(text, True, True))
 
-    most = fewshot.PAIRS_OF_A_CONVERSATION if form is dialogue else 10_000
-    found = pack(task, form, tokens=8192, count=count, most=most)
+    most = 20 if form is dialogue else -1
+    found = pack(task, form, length=8192, measure=count, most=most)
     lengths = [count(document.text) for document in found]
     assert max(lengths) <= 8192
     if form is tk_instruct:

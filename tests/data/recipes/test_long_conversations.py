@@ -20,6 +20,7 @@ def talk(question, answer="Yes.", system=""):
 def build(conversations, length=10_000, threshold=0.3, dropped=None):
     return list(
         long_conversations.build(
+            "a.json",
             conversations,
             length=length,
             measure=len,

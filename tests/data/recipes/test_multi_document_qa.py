@@ -1,13 +1,15 @@
 """The prompts of questions over documents, with their number and the answer's place chosen."""
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
 
 import pytest
 
+from llama_jax.config.data import QuestionConfig
 from llama_jax.data.recipes import multi_document_qa
-from llama_jax.data.recipes.multi_document_qa import Found
+from llama_jax.data.recipes.multi_document_qa import Found, Question
 from llama_jax.data.sources.document import Unreadable
 from llama_jax.data.sources.records import table
 
@@ -46,7 +48,7 @@ def test_the_prompt_of_each_variant(variant, expected):
 
 
 def test_the_training_text_is_the_record_that_its_reader_expects(record):
-    document = multi_document_qa.training_text(record, documents=3, gold=1)
+    document = multi_document_qa.training_text(multi_document_qa.read(record), documents=3, gold=1)
     ((start, stop),) = document.answers
     assert document.text[:start] == (
         f"{INSTRUCTION}\n\n"
@@ -113,13 +115,28 @@ def test_another_order_moves_all_but_the_answer():
 
 
 def test_places_are_spread_over_all_documents():
-    drawn = [multi_document_qa.place(0, f"question {i}", 10, 29) for i in range(2000)]
+    config = QuestionConfig(least_documents=10, most_documents=29)
+    questions = [Question(f"question {i}", (), "", TWO[0], (TWO[1],) * 50) for i in range(2000)]
+    drawn = [multi_document_qa.place(config, question) for question in questions]
     assert {documents for documents, _ in drawn} == set(range(10, 30))
     assert all(0 <= gold < documents for documents, gold in drawn)
     shares = [gold / (documents - 1) for documents, gold in drawn]
     assert 0.48 < sum(shares) / len(shares) < 0.52
     assert min(shares) == 0 and max(shares) == 1
-    assert drawn == [multi_document_qa.place(0, f"question {i}", 10, 29) for i in range(2000)]
+    assert drawn == [multi_document_qa.place(config, question) for question in questions]
+    other = dataclasses.replace(config, seed=1)
+    assert drawn != [multi_document_qa.place(other, question) for question in questions]
+
+
+def test_no_more_documents_are_asked_for_than_there_are():
+    question = Question("why", (), "", TWO[0], (TWO[1],) * 11)
+    for seed in range(50):
+        config = QuestionConfig(gold=3, seed=seed)
+        documents, gold = multi_document_qa.place(config, question)
+        assert 10 <= documents <= 12 and gold == 3
+        assert len(multi_document_qa.arrange(question, documents, gold)) == documents
+    with pytest.raises(Unreadable, match="12 with the one that answers; it must be 13 or more"):
+        multi_document_qa.place(QuestionConfig(least_documents=13), question)
 
 
 @pytest.mark.parametrize(("documents", "ends"), [(10, (0, 9)), (20, (0, 19))])
@@ -141,7 +158,7 @@ def test_real_records_become_training_texts(shared):
     with gzip.open(path) as file:
         records = [json.loads(line) for line in file]
     for record in records:
-        document = multi_document_qa.training_text(record, 15, 11)
+        document = multi_document_qa.training_text(multi_document_qa.read(record), 15, 11)
         blocks = document.text.split("\n\n")
         assert len(blocks) == 3 and len(blocks[1].splitlines()) == 15
         assert len(blocks[2].splitlines()) == 4

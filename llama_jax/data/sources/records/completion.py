@@ -7,6 +7,7 @@ from typing import Any
 from llama_jax.data.sources.document import Document, Unreadable
 from llama_jax.data.sources.pieces import Piece, join
 from llama_jax.data.sources.records import fields
+from llama_jax.data.sources.records.task import UNSAID, Asked, Example
 
 _USED = ("text", "prompt", "completion")
 _GOLD = re.compile(r"^Gold Document ID: *([0-9]{1,9})\s*\Z", re.MULTILINE)
@@ -14,8 +15,9 @@ _GOLD = re.compile(r"^Gold Document ID: *([0-9]{1,9})\s*\Z", re.MULTILINE)
 
 def parse(record: Mapping[str, Any]) -> Iterator[Document]:
     """Yields prompt + completion; `text` may say the same once more."""
-    prompt, completion = _halves(record)
-    yield join([Piece(prompt), Piece(completion, True)], fields.rest(record, _USED))
+    prompt, completion = halves = _halves(record)
+    pieces, origin = [Piece(prompt), Piece(completion, True)], Asked(UNSAID, Example(*halves))
+    yield join(pieces, fields.rest(record, _USED), origin=origin)
 
 
 def parse_multi_document_qa(record: Mapping[str, Any]) -> Iterator[Document]:

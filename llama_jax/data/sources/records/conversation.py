@@ -34,13 +34,15 @@ class Turn(NamedTuple):
 def parse_sharegpt(record: Mapping[str, Any]) -> Iterator[Document]:
     """Yields a conversation of {from, value}."""
     meta = fields.rest(record, ("conversations",))
-    yield join(pieces(sharegpt_turns(record)), meta)
+    turns = sharegpt_turns(record)
+    yield join(pieces(turns), meta, origin=turns)
 
 
 def parse_orca_chat(record: Mapping[str, Any]) -> Iterator[Document]:
     """Yields a conversation of {input, output}, with the instruction as the system's."""
     meta = fields.rest(record, ("conversation", "instruction"))
-    yield join(pieces(orca_turns(record)), meta)
+    turns = orca_turns(record)
+    yield join(pieces(turns), meta, origin=turns)
 
 
 def sharegpt_turns(record: Mapping[str, Any]) -> list[Turn]:

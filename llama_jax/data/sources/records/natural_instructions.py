@@ -5,6 +5,7 @@ the older has `Definition` as a text and `Positive Examples` inside `Examples`; 
 holds references that are equally right.
 """
 
+import dataclasses
 import hashlib
 import string
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from llama_jax.data.sources.document import Document, Unreadable
 from llama_jax.data.sources.pieces import Piece, join
 from llama_jax.data.sources.records import fields
-from llama_jax.data.sources.records.task import Example, Task
+from llama_jax.data.sources.records.task import Asked, Example, Task
 
 _USED = ("Definition", "Examples", "Positive Examples", "Negative Examples", "Instances")
 _NOTHING = "-"  # Stands where a task has no examples.
@@ -22,9 +23,10 @@ _NOTHING = "-"  # Stands where a task has no examples.
 def parse(record: Mapping[str, Any]) -> Iterator[Document]:
     """Yields the prompt and target of every instance."""
     task, meta = read_task(record), fields.rest(record, _USED)
-    shown = instruction(task)
+    shown, bare = instruction(task), dataclasses.replace(task, examples=())
     for example in task.examples:
-        yield join([Piece(shown + question(example)), Piece(example.output, True)], meta)
+        pieces = [Piece(shown + question(example)), Piece(example.output, True)]
+        yield join(pieces, meta, origin=Asked(bare, example))
 
 
 def read_task(record: Mapping[str, Any], name: str = "") -> Task:

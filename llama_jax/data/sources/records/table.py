@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_jax.config.data import SourceConfig
-from llama_jax.data.recipes import booksum
+from llama_jax.data.recipes import booksum, multi_document_qa
 from llama_jax.data.sources.document import Document, Unreadable
 from llama_jax.data.sources.records import (
     completion,
@@ -37,6 +37,7 @@ CONFIGURED: dict[str, Callable[[SourceConfig], Parser]] = {
     "text": lambda source: partial(plain.parse, source.field),
     "template": lambda source: template.parser(source.template, source.learn),
     "booksum": lambda source: partial(booksum.parse, _folder(source)),
+    "lost_in_the_middle": lambda source: partial(multi_document_qa.parse, source.questions),
 }
 
 

@@ -19,3 +19,13 @@ class Task:
     definition: str  # Empty: the examples speak for themselves.
     positives: tuple[Example, ...]  # Shown beside the definition, never asked.
     examples: tuple[Example, ...]
+
+
+class Asked(NamedTuple):
+    """An example of a task that holds no others."""
+
+    task: Task
+    example: Example
+
+
+UNSAID = Task("", "", (), ())  # Nothing but examples says what to do.
