@@ -4,10 +4,10 @@ r"""The data of LLaMA-2-7B-32K's first phase: books, arXiv, other RedPajama, UL2
         --config.tokenizer=Llama-2-7b-hf --config.sources.books.path=data/redpajama/book \
         --config.decontaminate.sets=data/eval_sets
 
-A quarter of the rows each (https://www.together.ai/blog/llama-2-7b-32k): name the four folders
-runs/data/llama2_7b_32k_phase1/{books,arxiv,redpajama,ul2}/train in a mixture, with equal weights,
-text.before="\n" and text.add_eos=False. Documents of fewer than 2,000 words are left out, and UL2's
-dialogues are made of web pages of any length. Which web pages Together took is not published.
+A quarter of the rows each (https://www.together.ai/blog/llama-2-7b-32k):
+configs/llama2_7b_32k_phase1.py mixes and trains. Documents of fewer than 2,000 words are left out,
+and UL2's dialogues are made of web pages of any length. Which web pages Together took is not
+published.
 
 Expect: not measured on the whole sets.
 """

@@ -42,7 +42,8 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     layout = Layout(make_mesh(config.mesh), config.sharding)
     config = resolve(config, layout)
     if processes.id == 0:
-        print(f"attention: {config.compute.attention}, on {layout.device_kind}")
+        size = "a toy" if config.toy else f"{config.model.layers} layers"
+        print(f"{size}, attention {config.compute.attention}, on {layout.device_kind}")
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab, config.data.added_ids)
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from llama_jax.config import load
+from llama_jax.config import load, toy
 
 T = TypeVar("T")
 
@@ -42,9 +42,18 @@ def run(
                 return other(value)
         if config.value is None:
             raise ValueError(f"{arguments[0]} needs a recipe: --config=configs/X.py")
+        _shrink_toys(config)
         return main(load.parse(schema, config.value))
 
     app.run(start, flags_parser=parse_flags)
+
+
+def _shrink_toys(config: flags.FlagHolder) -> None:
+    """Makes the recipe a toy if it says so; what the command line says comes last."""
+    if "toy" in config.value and config.value.toy is True:
+        toy.shrink(config.value)
+        given = config_flags.get_override_values(flags.FLAGS[config.name])
+        config.value.update_from_flattened_dict(given)
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:

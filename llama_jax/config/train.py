@@ -132,6 +132,8 @@ class TrainConfig:
     model: ModelConfig
     data: DataConfig
     seed: int = 0
+    # Another run: ten short steps of a tiny model, to see that a recipe and its data work (toy.py).
+    toy: bool = False
     steps: int = 1000  # Optimizer steps.
     # Starts from these weights: a run directory, a converted folder, or a Hugging Face folder.
     init_from: str = ""

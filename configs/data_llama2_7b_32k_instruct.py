@@ -1,0 +1,39 @@
+r"""The data of Llama-2-7B-32K-Instruct: distilled conversations, BookSum, multi-document questions.
+
+    python -m llama_jax.prepare --config=configs/data_llama2_7b_32k_instruct.py \
+        --config.tokenizer=LLaMA-2-7B-32K --config.sources.instruct.path=instructions.jsonl
+
+Half of the documents are conversations that a larger model answered ({"text": "[INST] ..."}, of
+which 19,000 were taken), a quarter each summaries and questions
+(https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct): configs/llama2_7b_32k_instruct.py
+mixes them so. A pair of BookSum whose texts are missing is counted and left out.
+
+Expect: not measured on the whole sets.
+"""
+
+from llama_jax.config import load
+from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig
+
+
+def get_config():
+    c = load.default(PrepareConfig)
+    c.output = "runs/data/llama2_7b_32k_instruct"
+
+    # Tokens: BOS, a line end, the text; no EOS. As the model it starts from was trained.
+    c.tokenizer_from = "use"
+    c.tokenizer = "LLaMA-2-7B-32K"
+    c.text.before = "\n"
+    c.text.add_eos = False
+    c.text.on_error = "skip"
+    c.held_out = 0.0
+
+    sources = {
+        "instruct": PrepareSourceConfig(path="instructions.jsonl"),
+        "booksum": PrepareSourceConfig(path="booksum", record="booksum", pattern="**/*.jsonl"),
+        "mqa": PrepareSourceConfig(
+            path="long-data-collections/fine-tune/natural_questions_10_200_docs",
+            record="multi_document_qa",
+        ),
+    }
+    c.sources = {name: load.default(source) for name, source in sources.items()}
+    return c

@@ -1,0 +1,55 @@
+r"""LLaMA-2-7B-32K fine-tuned on questions over many documents, as OpenChatKit's script does.
+
+    python -m llama_jax.train --config=configs/finetune_llama2_7b_32k_mqa.py \
+        --config.workdir=runs/llama2_7b_32k_mqa --config.init_from=LLaMA-2-7B-32K
+
+or launch/finetune_llama2_7b_32k_mqa.sh, which reads FINETUNE_TOTAL_STEPS and the other variables of
+that script. Needs the data of configs/data_llama2_7b_32k_mqa.py. Settings from
+https://github.com/togethercomputer/OpenChatKit (training/finetune_llama-2-7b-32k-mqa.sh and
+training/dist_clm_train.py): 4 sequences, 131,072 tokens per step, loss on all tokens. Its 10 steps
+show that it runs; how many the published result took is not known. Left as it should be, not as it
+was: gradients are a mean and clipped as one, RMSNorm's weights are not decayed, bfloat16, not
+float16 with a scale.
+
+Expect: not measured yet.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+DATA = "runs/data/llama2_7b_32k_mqa"
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/llama2_7b_32k_mqa"
+    c.init_from = "LLaMA-2-7B-32K"
+    c.seed = 42
+    c.steps = 10
+
+    # Model
+    c.model = load.default(presets.LLAMA2_7B_32K)
+    c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+
+    # Data: one stream of tokens, cut into rows.
+    c.data.tokenizer = f"{DATA}/tokenizer"
+    c.data.mixture.mqa = load.default(SourceConfig(path=f"{DATA}/mqa/train"))
+    c.data.text.before = "\n"
+    c.data.text.add_eos = False
+    c.data.packing = "concat"
+    c.data.sequence_length = 32_768
+    c.data.batch_size = 4
+
+    # Optimizer: no warm-up, linear to 0.
+    c.optim.learning_rate = 2e-5
+    c.optim.schedule = "linear"
+    c.optim.final_fraction = 0.0
+    c.optim.betas = (0.9, 0.999)
+    c.optim.eps = 1e-6
+    c.optim.weight_decay = 0.01
+    c.optim.clip = 1.0
+
+    # Checkpoint
+    c.checkpoint.every = 10
+    return c

@@ -1,0 +1,54 @@
+r"""Llama-2-7B-32K-Instruct: LLaMA-2-7B-32K on conversations, summaries and questions.
+
+    python -m llama_jax.train --config=configs/llama2_7b_32k_instruct.py \
+        --config.workdir=runs/llama2_7b_32k_instruct --config.init_from=LLaMA-2-7B-32K
+
+Needs the data of configs/data_llama2_7b_32k_instruct.py. Half of the documents are conversations, a
+quarter each BookSum and multi-document questions; 4 epochs, 32 sequences per step, learning rate
+1e-5 (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct). Set steps to four times the
+rows of an epoch, which training prints, over 32; 1,000 stands there until the data is known.
+
+Expect: not measured yet.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+DATA = "runs/data/llama2_7b_32k_instruct"
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/llama2_7b_32k_instruct"
+    c.init_from = "LLaMA-2-7B-32K"
+    c.steps = 1000
+
+    # Model
+    c.model = load.default(presets.LLAMA2_7B_32K)
+    c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+
+    # Data: shares are of documents. One stream of tokens, as the model it starts from was trained.
+    c.data.tokenizer = f"{DATA}/tokenizer"
+    for name, weight in (("instruct", 0.5), ("booksum", 0.25), ("mqa", 0.25)):
+        source = SourceConfig(path=f"{DATA}/{name}/train", weight=weight)
+        c.data.mixture[name] = load.default(source)
+    c.data.weight_unit = "documents"
+    c.data.text.before = "\n"
+    c.data.text.add_eos = False
+    c.data.packing = "concat"
+    c.data.sequence_length = 32_768
+    c.data.batch_size = 32
+    c.accumulate = 4
+
+    # Optimizer: of the hosted service that trained it nothing but the rate is known.
+    c.optim.learning_rate = 1e-5
+    c.optim.schedule = "linear"
+    c.optim.final_fraction = 0.0
+    c.optim.betas = (0.9, 0.999)
+    c.optim.eps = 1e-6
+    c.optim.weight_decay = 0.01
+
+    # Checkpoint
+    c.checkpoint.every = 100
+    return c

@@ -1,0 +1,52 @@
+r"""LLaMA-2-7B-32K, first phase: Llama-2-7B to 32,768 tokens by position interpolation.
+
+    python -m llama_jax.train --config=configs/llama2_7b_32k_phase1.py \
+        --config.workdir=runs/llama2_7b_32k_phase1 --config.init_from=Llama-2-7b-hf
+
+Needs the data of configs/data_llama2_7b_32k_phase1.py: books, arXiv with the abstract behind the
+paper, other RedPajama and UL2 dialogues, a quarter of the rows each
+(https://www.together.ai/blog/llama-2-7b-32k). Learning rate, batch and steps were not published:
+the rate and its warm-up are those of Chen et al. 2023 (https://arxiv.org/abs/2306.15595), and 180
+steps are half of the about 1.5 billion tokens that both phases are said to have.
+
+Expect: not measured yet.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+DATA = "runs/data/llama2_7b_32k_phase1"
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/llama2_7b_32k_phase1"
+    c.init_from = "Llama-2-7b-hf"
+    c.steps = 180
+
+    # Model: positions are divided by 8, so that 32,768 tokens span the trained 4,096.
+    c.model = load.default(presets.LLAMA2_7B_32K)
+    c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+
+    # Data: 128 sequences, 4.2 million tokens per step; one stream of tokens, as it was released.
+    c.data.tokenizer = f"{DATA}/tokenizer"
+    for name in ("books", "arxiv", "redpajama", "ul2"):
+        c.data.mixture[name] = load.default(SourceConfig(path=f"{DATA}/{name}/train", weight=0.25))
+    c.data.text.before = "\n"
+    c.data.text.add_eos = False
+    c.data.packing = "concat"
+    c.data.sequence_length = 32_768
+    c.data.batch_size = 128
+    c.accumulate = 16
+
+    # Optimizer: warm-up from a tenth of the peak, then constant, no decay.
+    c.optim.learning_rate = 2e-5
+    c.optim.schedule = "constant"
+    c.optim.warmup_steps = 20
+    c.optim.warmup_start = 0.1
+    c.optim.weight_decay = 0.0
+
+    # Checkpoint
+    c.checkpoint.every = 20
+    return c
