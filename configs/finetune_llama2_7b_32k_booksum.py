@@ -3,8 +3,8 @@ r"""LLaMA-2-7B-32K fine-tuned on summaries of chapters and books, as OpenChatKit
     python -m llama_jax.train --config=configs/finetune_llama2_7b_32k_booksum.py \
         --config.workdir=runs/llama2_7b_32k_booksum --config.init_from=LLaMA-2-7B-32K
 
-or launch/finetune_llama2_7b_32k_booksum.sh, which reads FINETUNE_TOTAL_STEPS and the other variables
-of that script. Needs the data of configs/data_llama2_7b_32k_booksum.py. Settings from
+or launch/finetune_llama2_7b_32k_booksum.sh, which reads FINETUNE_TOTAL_STEPS and the other
+variables of that script. Needs the data of configs/data_llama2_7b_32k_booksum.py. Settings from
 https://github.com/togethercomputer/OpenChatKit (training/finetune_llama-2-7b-32k-booksum.sh and
 training/dist_clm_train.py): 4 sequences, 131,072 tokens per step, loss on all tokens. Its 10 steps
 show that it runs; how many the published result took is not known. Left as it should be, not as it

@@ -22,7 +22,9 @@ from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
 from llama_jax.text.tokenizer import check_vocabulary, load_tokenizer
 from llama_jax.training.beginning import begin
+from llama_jax.training.best import Best
 from llama_jax.training.directory import RunDirectory
+from llama_jax.training.length import with_steps
 from llama_jax.training.parallelism import resolve
 from llama_jax.training.run import Run
 from llama_jax.training.step import compile_step
@@ -47,9 +49,6 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab, config.data.added_ids)
 
-    graph, _ = llama.abstract(config.model, config.compute, layout)
-    optimizer = optimizers.adamw(config.optim, config.steps)
-
     def open_data() -> tuple[Loader, list[Evaluator]]:
         loader = Loader(config.data, config.seed, tokenizer, directory.cache, layout)
         evaluators = make_evaluators(
@@ -65,6 +64,10 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
 
     # One process turns raw text into tokens, and the others read them.
     loader, evaluators = first_alone(processes, "data", open_data)
+    config = with_steps(config, loader.report.rows)
+
+    graph, _ = llama.abstract(config.model, config.compute, layout)
+    optimizer = optimizers.adamw(config.optim, config.steps)
 
     with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
         state = begin(config, optimizer, layout, directory, loader, checkpoints)
@@ -74,9 +77,11 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
         meta = directory.record() | {"data": loader.fingerprint}
         loader.report.refuse_more_epochs(config.steps)
 
-        if start >= config.steps:
+        best = Best.until(start, config.evaluation, directory.metrics, processes)
+        if start >= config.steps or best.is_enough:
             if processes.id == 0:
-                print(f"nothing to do: {directory.path} is at step {start} of {config.steps}")
+                why = f"; {best.told()}" if best.is_enough else ""
+                print(f"nothing to do: {directory.path} is at step {start} of {config.steps}{why}")
             return 0
         if processes.id == 0:
             print(loader.report.table(config.steps))
@@ -95,12 +100,13 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
                 done = step + 1
                 stop = run.must_stop(done)
                 if config.evaluation.due(done, config.steps):
-                    run.evaluate(done, evaluators, state.params)
-                if stop or config.checkpoint.due(done, config.steps):
-                    run.save(done, checkpoints, state, meta)
+                    best = best.after(done, run.evaluate(done, evaluators, state.params))
+                    stop = stop or best.is_enough
+                if stop or best.step == done or config.checkpoint.due(done, config.steps):
+                    run.save(done, checkpoints, state, meta, best.step)
                 if stop:
                     break
-            run.finish(checkpoints)
+            run.finish(checkpoints, best)
         return run.exit_code
 
 

@@ -319,3 +319,76 @@ def test_bad_input_is_one_clear_sentence(what, trainer):
     assert sentence in text, text
     assert "Traceback" not in text, text
     assert not (trainer.workdir / "checkpoints").exists() or not trainer.steps()
+
+
+EVALUATED = """
+    from llama_jax.config.evaluate import EvaluatorConfig
+    c.evaluation.evaluators.kept = load.default(EvaluatorConfig(
+        source=SourceConfig(path="{data}/code/held_out"),
+        sequence_length=32, rows=4, batch_size=4, buckets=1))
+    c.evaluation.every = 1
+    c.evaluation.best = "kept"
+    return c
+"""
+
+
+def best_and_last(trainer: Trainer) -> tuple[int, int]:
+    """Returns the step of the lowest loss, and of the last evaluation."""
+    rows = [json.loads(row) for row in trainer.rows()]
+    losses = {row["step"]: row["eval/kept/loss"] for row in rows if "eval/kept/loss" in row}
+    return min(losses, key=losses.get), max(losses)
+
+
+def test_the_best_checkpoint_stays_and_a_run_that_gets_worse_ends(trainer, data):
+    text = trainer.recipe.read_text()
+    trainer.recipe.write_text(text.replace("    return c\n", EVALUATED.format(data=data)))
+    worse = (
+        "--config.optim.learning_rate=0.3",
+        "--config.optim.schedule=constant",
+        "--config.optim.warmup_steps=0",
+        "--config.model.residual_dropout=0.0",
+        "--config.checkpoint.every=100",
+        "--config.checkpoint.keep_last=2",
+        "--config.evaluation.patience=6",
+    )
+    printed = trainer.run(*worse)
+    best, last = best_and_last(trainer)
+    assert last == best + 6 < STEPS
+    assert trainer.steps()[-2:] == sorted({best, best + 6}) and best in trainer.steps()
+    assert json.loads((trainer.workdir / "checkpoints/best.json").read_text()) == {"step": best}
+    assert "finished early" in printed and f"at step {best}" in printed
+    assert "nothing to do" in trainer.run(*worse)
+    # More patience goes on, and newer checkpoints do not push the best one out.
+    trainer.run(*worse, "--config.evaluation.patience=9", "--config.checkpoint.every=1")
+    best, last = best_and_last(trainer)
+    assert last in (best + 9, STEPS)
+    assert trainer.steps() == sorted({best, last - 1, last})
+
+
+def test_epochs_decide_the_number_of_steps(trainer):
+    recipe = trainer.recipe.read_text().replace("    c.steps = 40\n", "")
+    trainer.recipe.write_text(recipe)
+    printed = trainer.run("--config.epochs=0.5", "--config.data.temperature=1",
+                          "--config.data.mixture.b.weight=1.0")  # fmt: skip
+    counts = [int(line.split()[2].replace(",", "")) for line in printed.splitlines()
+              if line.startswith(("a ", "b "))]  # fmt: skip
+    assert trainer.steps()[-1] == sum(counts) // 2 // 4
+    epochs = [float(line.split()[-1]) for line in printed.splitlines() if line[:2] in ("a ", "b ")]
+    assert epochs == pytest.approx([0.5, 0.5], abs=0.06)
+
+
+def test_epochs_beside_steps_or_less_than_a_step_are_refused(trainer):
+    expected = "steps is 40 but epochs is 1.0, which decides their number"
+    assert expected in trainer.run("--config.epochs=1", expect=78)
+    trainer.recipe.write_text(trainer.recipe.read_text().replace("    c.steps = 40\n", ""))
+    printed = trainer.run("--config.epochs=0.001", expect=78)
+    assert "epochs is 0.001 but" in printed and "are less than one step of 4" in printed
+
+
+def test_a_toy_is_made_of_the_recipe_and_the_command_line_comes_last(trainer):
+    printed = trainer.run("--config.toy=True", "--config.steps=3", "--config.model.layers=3")
+    toy = trainer.workdir.with_name("run_toy")
+    written = json.loads((toy / "config.json").read_text())["settings"]
+    assert "a toy, attention" in printed and not trainer.workdir.exists()
+    assert (written["steps"], written["model"]["layers"], written["model"]["embed"]) == (3, 3, 32)
+    assert layout.steps(toy / "checkpoints") == [3]

@@ -6,6 +6,7 @@ checkpoints/
     meta/metadata            JSON: {"sha256": of content, "content": {...}}, see `record`
     _CHECKPOINT_METADATA     Orbax: when it began and when it was committed
     commit_success.txt       written last: without it nobody believes the directory
+  best.json                  {"step": ...}: stays however old it gets; absent if none does
   1500.corrupt-<time>/       found bad at restore and set aside; never deleted
   .trash/                    renamed here first, then deleted in the background
 """
@@ -30,6 +31,7 @@ META_FILE = "metadata"
 COMMIT_FILE = "commit_success.txt"
 ORBAX_FILE = "_CHECKPOINT_METADATA"
 TRASH = ".trash"
+BEST = "best.json"
 STEP_NAME = re.compile(r"0|[1-9][0-9]{0,17}")
 RESERVED = ("format", "step", "arrays")
 
@@ -65,6 +67,19 @@ def is_interrupted(path: Path) -> bool:
     except ValueError:  # Cut short while this file was being written.
         return True
     return isinstance(metadata, dict) and not metadata.get("commit_timestamp_nsecs")
+
+
+def best(directory: Path) -> int:
+    """Returns the step that stays however old it gets; 0 if there is none."""
+    path = directory / BEST
+    found = files.read_json(path) if path.is_file() else {}
+    return found["step"] if isinstance(found, dict) and type(found.get("step")) is int else 0
+
+
+def write_best(directory: Path, step: int) -> None:
+    """Says which step stays; 0 changes nothing."""
+    if step and step != best(directory):
+        files.write_json(directory / BEST, {"step": step})
 
 
 def set_aside(path: Path) -> Path:

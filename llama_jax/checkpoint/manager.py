@@ -35,6 +35,7 @@ class CheckpointManager:
         self._trash = retention.Trash(self._directory)
         self._saver = _make_saver()
         self._saving: int | None = None  # The step that is being written in the background.
+        self._best = 0  # The step that is to stay once that is done; 0 is none.
         if self._is_first:
             self._clean_up()
         self.found = self._agreed("checkpoints at the start", self.steps())  # By all processes.
@@ -55,11 +56,14 @@ class CheckpointManager:
         """Returns the committed steps, oldest first."""
         return layout.steps(self._directory)
 
-    def save(self, step: int, state: Tree, meta: dict[str, Any], wait: bool = False) -> None:
+    def save(
+        self, step: int, state: Tree, meta: dict[str, Any], wait: bool = False, best: int = 0
+    ) -> None:
         """Starts to save `state` (arrays) and `meta` (JSON) as one unit.
 
-        Returns when the arrays are copied to the host, so they may be donated at once. A save
-        under way is finished first.
+        Once that is done step `best`, if it is not 0, stays however old it gets; the one that did
+        so before may go. Returns when the arrays are copied to the host, so they may be donated at
+        once. A save under way is finished first.
 
         Raises:
             ValueError: `step` is saved already.
@@ -77,7 +81,7 @@ class CheckpointManager:
             layout.STATE: ocp.args.PyTreeSave(layout.nested(named)),
             layout.META: ocp.args.JsonSave(record),
         }
-        self._saving = step
+        self._saving, self._best = step, best
         try:
             with jax.transfer_guard("allow"):  # Orbax copies to the host implicitly.
                 self._saver.save(path, args=ocp.args.Composite(**items))
@@ -114,6 +118,7 @@ class CheckpointManager:
             self._fail(error)
         self._saving = None
         if self._is_first:
+            layout.write_best(self._directory, self._best)
             self._remove_old()
 
     def close(self) -> None:
@@ -185,8 +190,8 @@ class CheckpointManager:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        config = self._config
-        for step in retention.surplus(self.steps(), config.keep_last, config.keep_every):
+        keep = self._config.keep_last, self._config.keep_every, layout.best(self._directory)
+        for step in retention.surplus(self.steps(), *keep):
             self._trash.add(layout.step_path(self._directory, step))
         self._trash.empty()
 

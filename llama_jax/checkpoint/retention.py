@@ -8,10 +8,10 @@ from pathlib import Path
 from llama_jax.checkpoint import layout
 
 
-def surplus(steps: list[int], keep_last: int, keep_every: int) -> list[int]:
-    """Returns the steps to remove: neither among the newest nor a multiple of `keep_every`."""
+def surplus(steps: list[int], keep_last: int, keep_every: int, best: int = 0) -> list[int]:
+    """Returns the steps to remove: none of the newest, of multiples of `keep_every`, not `best`."""
     old = sorted(steps)[:-keep_last]
-    return [step for step in old if not keep_every or step % keep_every]
+    return [step for step in old if step != best and (not keep_every or step % keep_every)]
 
 
 class Trash:

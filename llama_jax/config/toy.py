@@ -1,4 +1,4 @@
-"""Any training recipe as a toy: the same data, form and scaling, in ten short steps of a tiny model.
+"""Any training recipe as a toy: the same data and form, in ten short steps of a tiny model.
 
     python -m llama_jax.train --config=configs/X.py --config.toy=True
 
@@ -19,7 +19,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     """Changes the surface of a TrainConfig to that of its toy; the vocabulary stays the data's."""
     config.workdir = f"{config.workdir}_toy" if config.workdir else config.workdir
     config.init_from = ""  # The weights of another shape.
-    config.steps = STEPS
+    config.steps, config.epochs = STEPS, 0.0
     config.accumulate = min(config.accumulate, 2)
     _shrink_model(config)
     config.data.sequence_length = min(config.data.sequence_length, LENGTH)

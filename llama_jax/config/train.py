@@ -56,6 +56,10 @@ class EvaluationConfig:
 
     every: int = 0  # Steps; 0 never evaluates. The last step is evaluated too.
     evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
+    # The evaluator whose lowest loss is saved at once, and kept however old it gets.
+    best: str = ""
+    # Ends the run after so many evaluations in a row without a lower loss of `best`; 0 never.
+    patience: int = 0
 
     def __post_init__(self):
         if self.every < 0:
@@ -64,6 +68,16 @@ class EvaluationConfig:
             raise ValueError("evaluators are named but every is 0, so they never run. Set every.")
         if self.every and not self.evaluators:
             raise ValueError(f"every is {self.every} but no evaluators are named. Name one.")
+        if self.best and self.best not in self.evaluators:
+            names = ", ".join(map(repr, self.evaluators)) or "none"
+            raise ValueError(f"best is {self.best!r}; it must be one of the evaluators: {names}.")
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}; it must be 0 or more.")
+        if self.patience and not self.best:
+            raise ValueError(
+                f"patience is {self.patience} but best is '', so it has no effect. Set best to the "
+                "name of an evaluator."
+            )
 
     def due(self, done: int, steps: int) -> bool:
         """True if the state after `done` of `steps` steps is to be evaluated."""
@@ -135,6 +149,9 @@ class TrainConfig:
     # Another run: ten short steps of a tiny model, to see that a recipe and its data work (toy.py).
     toy: bool = False
     steps: int = 1000  # Optimizer steps.
+    # Instead of steps: so many rows as all sources have, times this, over data.batch_size, rounded
+    # down. With data.temperature=1 every source is read so often.
+    epochs: float = 0.0
     # Starts from these weights: a run directory, a converted folder, or a Hugging Face folder.
     init_from: str = ""
     # Continue a run of this workdir although settings that decide results, or the data, differ.
@@ -158,6 +175,13 @@ class TrainConfig:
     def __post_init__(self):
         if self.steps < 1 or self.accumulate < 1 or self.max_skipped < 1:
             raise ValueError("steps, accumulate and max_skipped must be at least 1.")
+        if not 0 <= self.epochs < float("inf"):
+            raise ValueError(f"epochs is {self.epochs}; it must be 0 or more, and finite.")
+        if self.epochs and self.steps != type(self).__dataclass_fields__["steps"].default:
+            raise ValueError(
+                f"steps is {self.steps} but epochs is {self.epochs}, which decides their number. "
+                "Leave one of them out."
+            )
         if not self.data.mixture:
             raise ValueError("data.mixture is empty; name at least one source to train on.")
         if self.data.batch_size % self.accumulate:

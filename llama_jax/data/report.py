@@ -47,6 +47,11 @@ class Report:
     def __init__(self, config: DataConfig, sources: Mapping[str, Rows], schedule: Schedule):
         self._config, self._sources, self._schedule = config, sources, schedule
 
+    @property
+    def rows(self) -> int:
+        """How many rows one epoch of all sources has."""
+        return sum(rows.count for rows in self._sources.values())
+
     def usage(self, step: int) -> dict[str, Usage]:
         """Returns what is read of each source before a step."""
         counts = self._schedule.counts(step)

@@ -19,6 +19,8 @@ import tensorboardX
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
 
+METRICS = "metrics.jsonl"
+
 
 class Writer(Protocol):
     """Something that stores numbers by step."""
@@ -60,7 +62,7 @@ class Writers:
         workdir.mkdir(parents=True, exist_ok=True)
         if wandb_project:
             self._writers.append(WandbWriter(workdir, wandb_project, settings or {}))
-        self._writers.append(JsonWriter(workdir / "metrics.jsonl", resumed))
+        self._writers.append(JsonWriter(workdir / METRICS, resumed))
         self._writers.append(TensorBoardWriter(workdir / "tensorboard", resumed))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

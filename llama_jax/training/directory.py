@@ -11,6 +11,7 @@ from llama_jax.core import files
 from llama_jax.core.provenance import provenance
 from llama_jax.data.loader import fingerprint_differences
 from llama_jax.distributed.processes import Processes, agreed
+from llama_jax.telemetry.writers import METRICS
 from llama_jax.text.tokenizer import Tokenizer, copy_tokenizer
 
 CONFIG = "config.json"
@@ -38,6 +39,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """Checkpoints by step."""
         return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The numbers of steps and evaluations, a line each."""
+        return self.path / METRICS
 
     @property
     def cache(self) -> Path:

@@ -24,6 +24,7 @@ from llama_jax.telemetry.throughput import Throughput
 from llama_jax.telemetry.timing import Timing
 from llama_jax.telemetry.writers import Writers
 from llama_jax.training import data_picture
+from llama_jax.training.best import Best
 from llama_jax.training.directory import RunDirectory
 from llama_jax.training.preemption import Preemption
 from llama_jax.training.state import TrainState
@@ -148,35 +149,52 @@ class Run:
         """True if this process was told to stop: save `step` and leave."""
         return self._preemption.requested(step)
 
-    def evaluate(self, done: int, evaluators: Sequence[Evaluator], params: llama.Params) -> None:
-        """Reports every evaluator's numbers after `done` steps."""
+    def evaluate(
+        self, done: int, evaluators: Sequence[Evaluator], params: llama.Params
+    ) -> dict[str, float]:
+        """Reports every evaluator's numbers after `done` steps; returns their losses."""
         self._fetch_last()
+        losses = {}
         for evaluator in evaluators:
             with self.phase("evaluation"):
                 result = evaluator.run(params)
+            losses[evaluator.name] = result.loss
             self._writers.write(done, result.metrics(evaluator.name))
             self.message(
                 f"step {done} {evaluator.name}: loss {result.loss:.4f} "
                 f"perplexity {result.perplexity:.4g}"
             )
+        return losses
 
     def save(
-        self, done: int, checkpoints: CheckpointManager, state: TrainState, meta: dict[str, Any]
+        self,
+        done: int,
+        checkpoints: CheckpointManager,
+        state: TrainState,
+        meta: dict[str, Any],
+        best: int,
     ) -> None:
-        """Starts to save the state after `done` steps; its metrics are written first."""
+        """Starts to save the state after `done` steps; its metrics are written first.
+
+        `best` is the step whose checkpoint stays however old it gets; 0 is none.
+        """
         self._fetch_last()
         with self.phase("checkpoint"):
-            checkpoints.save(done, state, meta)
+            checkpoints.save(done, state, meta, best=best)
 
-    def finish(self, checkpoints: CheckpointManager) -> None:
+    def finish(self, checkpoints: CheckpointManager, best: Best) -> None:
         """Waits for the last save, and tells how the run ended."""
         with self.phase("checkpoint"):
             checkpoints.wait()
         if self._is_first and (done := checkpoints.latest):
             data_picture.write(self._directory.path / "data.png", self._data, done)
         where = f"{self._directory.checkpoints}/{checkpoints.latest}"
+        if best.step:
+            self.message(f"lowest loss of {best.config.best}: {best.loss:.4f} at step {best.step}")
         if self.exit_code:
             self.message(f"stopped and saved at {where}. The same command continues from there.")
+        elif best.is_enough:
+            self.message(f"finished early, saved at {where}: {best.told()}")
         else:
             self.message(f"finished: {self._config.steps} steps, saved at {where}")
 

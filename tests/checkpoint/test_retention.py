@@ -8,6 +8,7 @@ def test_the_newest_and_the_multiples_are_kept():
     assert retention.surplus(steps, keep_last=2, keep_every=0) == [10, 20, 25, 30]
     assert retention.surplus(steps, keep_last=2, keep_every=20) == [10, 25, 30]
     assert retention.surplus(steps, keep_last=6, keep_every=0) == []
+    assert retention.surplus(steps, keep_last=2, keep_every=20, best=10) == [25, 30]
     assert retention.surplus([], keep_last=2, keep_every=0) == []
 
 
