@@ -1,25 +1,33 @@
-r"""Llama-2-7B, 4k -> 32k context by linear position interpolation (Chen et al. 2023).
+r"""Llama-2-7B, 4k -> 32k context by position interpolation or YaRN.
 
     python -m llama_jax.train --config=configs/extend_llama2_7b_32k.py \
         --config.workdir=runs/llama2_7b_32k --config.init_from=Llama-2-7b-hf \
         --config.data.tokenizer=Llama-2-7b-hf --config.data.mixture.books.path=books.jsonl.zst
 
-Expect: not measured yet. Settings from section 3.1 of https://arxiv.org/abs/2306.15595.
+With --config=configs/extend_llama2_7b_32k.py:yarn positions are stretched by frequency. YaRN
+was published for 64k and 128k.
+
+Expect: not measured yet. Settings of interpolation from section 3.1 of
+https://arxiv.org/abs/2306.15595, of YaRN from section 4.1 of https://arxiv.org/abs/2309.00071.
 """
 
 from llama_jax.config import load, presets
 from llama_jax.config.data import SourceConfig
+from llama_jax.config.rope import RopeConfig
 from llama_jax.config.train import TrainConfig
 
 
-def get_config():
+def get_config(scaling="linear"):
     c = load.default(TrainConfig)
-    c.workdir = "runs/llama2_7b_32k"
+    c.workdir = f"runs/llama2_7b_32k_{scaling}"
     c.init_from = "Llama-2-7b-hf"
     c.steps = 1000
 
-    # Model: positions are divided by 8, so that 32,768 tokens span the trained 4,096.
-    c.model = load.default(presets.LLAMA2_7B_32K)
+    # Model: 32,768 tokens span the trained 4,096.
+    c.model = load.default(presets.LLAMA2_7B)
+    c.model.context = 32_768
+    yarn = {"original_context": 4096} if scaling == "yarn" else {}
+    c.model.rope = load.default(RopeConfig(scaling=scaling, factor=8.0, **yarn))
     c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
     c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
 

@@ -42,6 +42,18 @@ def test_recipe(path):
         llama.abstract(parsed.model, parsed.compute)
 
 
+@pytest.mark.parametrize("length", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("variant", ["linear", "yarn"])
+def test_an_extension_stretches_by_its_factor(length, variant):
+    module = load_recipe(ROOT / f"configs/extend_llama2_7b_{length}k.py")
+    config = load.parse(TrainConfig, module.get_config(variant))
+    assert config.model.context == config.data.sequence_length == length * 1024
+    assert (config.model.rope.scaling, config.model.rope.factor) == (variant, length / 4)
+    optim = config.optim
+    assert (optim.learning_rate, optim.warmup_steps, optim.weight_decay) == (2e-5, 20, 0.0)
+    assert config.data.batch_size == (64 if length == 8 else 128)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_never_reads_another_recipe_and_is_short(path):
     text = path.read_text()

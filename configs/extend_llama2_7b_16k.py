@@ -1,0 +1,50 @@
+r"""Llama-2-7B, 4k -> 16k context by position interpolation or YaRN.
+
+    python -m llama_jax.train --config=configs/extend_llama2_7b_16k.py \
+        --config.workdir=runs/llama2_7b_16k --config.init_from=Llama-2-7b-hf \
+        --config.data.tokenizer=Llama-2-7b-hf --config.data.mixture.books.path=books.jsonl.zst
+
+With --config=configs/extend_llama2_7b_16k.py:yarn positions are stretched by frequency. YaRN
+was published for 64k and 128k.
+
+Expect: not measured yet. Settings of interpolation from section 3.1 of
+https://arxiv.org/abs/2306.15595, of YaRN from section 4.1 of https://arxiv.org/abs/2309.00071.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.rope import RopeConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config(scaling="linear"):
+    c = load.default(TrainConfig)
+    c.workdir = f"runs/llama2_7b_16k_{scaling}"
+    c.init_from = "Llama-2-7b-hf"
+    c.steps = 1000
+
+    # Model: 16,384 tokens span the trained 4,096.
+    c.model = load.default(presets.LLAMA2_7B)
+    c.model.context = 16_384
+    yarn = {"original_context": 4096} if scaling == "yarn" else {}
+    c.model.rope = load.default(RopeConfig(scaling=scaling, factor=4.0, **yarn))
+    c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+    c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
+
+    # Data: 128 sequences, 2.1 million tokens per step.
+    c.data.tokenizer = "Llama-2-7b-hf"
+    c.data.mixture.books = load.default(SourceConfig(path="data/books"))
+    c.data.sequence_length = 16_384
+    c.data.batch_size = 128
+    c.accumulate = 16
+
+    # Optimizer: warm-up from a tenth of the peak, then constant, no decay.
+    c.optim.learning_rate = 2e-5
+    c.optim.schedule = "constant"
+    c.optim.warmup_steps = 20
+    c.optim.warmup_start = 0.1
+    c.optim.weight_decay = 0.0
+
+    # Checkpoint
+    c.checkpoint.every = 100
+    return c

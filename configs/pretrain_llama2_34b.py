@@ -1,0 +1,39 @@
+r"""Llama-2-34B from scratch at 4,096 tokens (Touvron et al. 2023).
+
+    python -m llama_jax.train --config=configs/pretrain_llama2_34b.py \
+        --config.workdir=gs://bucket/llama2_34b --config.data.tokenizer=Llama-2-7b-hf \
+        --config.data.mixture.web.path=web.jsonl.zst
+
+Expect: not measured yet. Settings from section 2.2 of
+https://arxiv.org/abs/2307.09288; the model was not released, its shape is that of Code Llama 34B.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/llama2_34b"
+    c.steps = 480_000  # 2 trillion tokens.
+
+    # Model
+    c.model = load.default(presets.LLAMA2_34B)
+    c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
+    c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
+
+    # Data: 4.2 million tokens per step.
+    c.data.tokenizer = "Llama-2-7b-hf"
+    c.data.mixture.web = load.default(SourceConfig(path="data/web"))
+    c.data.sequence_length = 4096
+    c.data.batch_size = 1024
+    c.accumulate = 16  # On 64 devices one sequence on each at a time.
+
+    # Optimizer: cosine to a tenth of the peak; the other settings are the defaults.
+    c.optim.learning_rate = 1.5e-4
+    c.optim.warmup_steps = 2000
+
+    # Checkpoint
+    c.checkpoint.every = 1000
+    return c
