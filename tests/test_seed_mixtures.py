@@ -27,7 +27,6 @@ from llama_jax.text.tokenizer import load_tokenizer
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 ROOT = pathlib.Path(__file__).parents[1]
-FIXTURES = ROOT / "tests/data/fixtures"
 LENGTH, STEPS = 32_768, 4
 LIMIT = 1200  # Seconds for one start.
 
@@ -36,18 +35,30 @@ def set_to(prefix, **settings):
     return [f"--config.{prefix}{name}={value}" for name, value in settings.items()]
 
 
+def write(path, records):
+    path.write_text("\n".join(map(json.dumps, records)))
+
+
 def phase1(shared, _):
     red = shared / "data/redpajama"
     paths = {"books": red / "book", "arxiv": red / "arxiv", "redpajama": red, "ul2": red / "c4-rp"}
     return {**paths, "sets": shared / "data/eval_sets"}, []
 
 
-def phase2(shared, _):
+def phase2(shared, folder):
+    """Real texts; those of P3 and the Pile are in the shape of their records."""
     red = shared / "data/redpajama"
+    answered = json.loads((shared / "data/sft/llama_factory/alpaca_en_demo.json").read_text())
+    write(
+        folder / "p3.jsonl",
+        [{"inputs": e["instruction"], "targets": e["output"]} for e in answered],
+    )
+    books = [path.read_text() for path in sorted((shared / "data/books").glob("*.txt"))]
+    write(folder / "pile.jsonl", [{"text": t, "meta": {"pile_set_name": "Books"}} for t in books])
     paths = {
         "natural_instructions": shared / "data/natural_instructions",
-        "p3": FIXTURES / "p3.jsonl",
-        "pile": FIXTURES / "pile.jsonl",
+        "p3": folder / "p3.jsonl",
+        "pile": folder / "pile.jsonl",
         "books": red / "book",
         "arxiv": red / "arxiv",
     }
@@ -61,7 +72,10 @@ def mqa(shared, _):
         "pattern=nq-open-20*at_0*",
         "questions.least_documents=20",
     ]
-    return {"mqa": path}, [f"--config.sources.mqa.{flag}" for flag in flags]
+    return {"mqa": path}, [
+        "--config.held_out=0.0",
+        *(f"--config.sources.mqa.{flag}" for flag in flags),
+    ]
 
 
 def booksum(shared, folder):
@@ -82,8 +96,7 @@ def booksum(shared, folder):
 def instruct(shared, folder):
     answered = json.loads((shared / "data/sft/llama_factory/alpaca_en_demo.json").read_text())
     texts = [f"[INST]  {each['instruction']}  [/INST]  {each['output']}" for each in answered]
-    lines = [json.dumps({"text": text}) for text in texts]
-    (folder / "instructions.jsonl").write_text("\n".join(lines))
+    write(folder / "instructions.jsonl", [{"text": text} for text in texts])
     paths, flags = mqa(shared, folder)
     return {"instruct": folder / "instructions.jsonl", **booksum(shared, folder)[0], **paths}, flags
 

@@ -14,9 +14,10 @@ manifest: where a document begins is looked up in the file.
 import dataclasses
 import hashlib
 import json
+import operator
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -73,7 +74,11 @@ def shard_name(index: int, count: int, kind: str = "tokens") -> str:
 
 
 class TokenStore:
-    """An opened prepared folder."""
+    """An opened prepared folder; a `grain.sources.RandomAccessDataSource` of its documents.
+
+    `len(store)` is their number and `store[i]` is {"tokens": int32 [n]}, with "weights": uint8 [n]
+    beside them if there are any; `grain.MapDataset.source(store)` begins a pipeline of one's own.
+    """
 
     def __init__(self, path: Path, tokenizer: Tokenizer | None = None):
         """Checks everything that can be checked without reading the tokens.
@@ -90,6 +95,19 @@ class TokenStore:
         self.offsets = self._open_offsets()
         self._tokens = self._open(self.manifest.shards, self.manifest.dtype)
         self._weights = self._open(self.manifest.weights, "uint8")
+
+    def __len__(self) -> int:
+        return self.manifest.documents
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]:
+        """Returns a document; IndexError if there is no such one."""
+        number = operator.index(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"document {number} of {len(self)} in {self.path}")
+        number %= len(self)
+        start, stop = self.offsets.rising(number, number + 2).tolist()
+        found = {"tokens": self.read(start, stop)}
+        return found | ({"weights": self.read_weights(start, stop)} if self.has_weights else {})
 
     @property
     def tokens(self) -> int:

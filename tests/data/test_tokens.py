@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import grain
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,6 +51,20 @@ def test_any_range_reads_what_was_written(folder):
     for i, ids in enumerate(DOCUMENTS):
         assert store.read(*store.offsets[i : i + 2]).tolist() == ids
     store.verify()
+
+
+def test_a_store_is_a_source_of_documents_for_grain(tmp_path, folder, write_store):
+    store = TokenStore(folder)
+    assert isinstance(store, grain.sources.RandomAccessDataSource) and len(store) == 30
+    assert [each["tokens"].tolist() for each in grain.MapDataset.source(store)] == DOCUMENTS
+    assert store[-1]["tokens"].tolist() == DOCUMENTS[-1] and list(store[0]) == ["tokens"]
+    for index in (30, -31):
+        with pytest.raises(IndexError, match=rf"document {index} of 30 in"):
+            store[index]
+    mixed = list(grain.MapDataset.source(store).shuffle(seed=7).map(lambda each: each["tokens"][0]))
+    assert sorted(mixed) == [ids[0] for ids in DOCUMENTS] != mixed
+    weighted = TokenStore(write_store(tmp_path / "weighted", [[5, 6]], [[0, 1]]))
+    assert weighted[np.int64(0)]["weights"].tolist() == [0, 1]
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path, tokenizer, monkeypatch):

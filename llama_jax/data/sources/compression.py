@@ -33,7 +33,7 @@ def read_pieces(path: Path) -> Iterator[bytes]:
             for piece in _contents(file, path.suffix):
                 written += len(piece)
                 if path.suffix in (".gz", ".zst"):
-                    _check_ratio(written, file.tell())
+                    check_ratio(written, file.tell())
                 for start in range(0, len(piece), _PIECE):
                     yield piece[start : start + _PIECE]
     except _DAMAGED as error:
@@ -55,7 +55,8 @@ def _reads(file: Any) -> Iterator[bytes]:
         yield piece
 
 
-def _check_ratio(written: int, read: int) -> None:
+def check_ratio(written: int, read: int) -> None:
+    """Raises Unreadable if so many bytes were, or will be, written for those that were read."""
     if written > HARMLESS and written > LARGEST_RATIO * read:
         raise Unreadable(
             "decompression bomb",

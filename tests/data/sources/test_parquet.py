@@ -112,3 +112,12 @@ def test_real_files_are_read(shared, texts):
     found = texts(shared / "data/c4_parquet")
     assert len(found) == 240
     assert found[0].startswith("Beginners BBQ Class Taking Place in Missoula!")
+
+
+def test_a_column_that_grows_beyond_all_measure_is_not_read(tmp_path, reader):
+    columns = {"text": ["a" * (4 << 20)] * 17 + ["b"], "other": ["c"] * 18}
+    path = write(tmp_path / "x.parquet", columns, compression="zstd", use_dictionary=False)
+    with pytest.raises(DataError, match=r"x.parquet.*decompression bomb: "):
+        list(reader(path))
+    chosen = SourceConfig(path="x", columns=("other",))
+    assert len(list(parquet.read(path, chosen))) == 18
