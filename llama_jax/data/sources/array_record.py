@@ -32,26 +32,29 @@ def read(path: Path, _: SourceConfig) -> Iterator[Record]:
     Raises:
         Unreadable: The file is damaged, or has another number of entries than it must.
     """
-    for number, data in enumerate(_entries(path), start=1):
-        yield Record(number, data)
+    size = path.stat().st_size
+    for number, (data, share) in enumerate(_entries(path), start=1):
+        yield Record(number, data, int(share * size))
 
 
 def holds_json(path: Path) -> bool:
     """True if the first entry is a JSON object, or cannot be had."""
     try:
-        json_object.parse(next(_entries(path), b"{}"))
+        json_object.parse(next(_entries(path), (b"{}", 0.0))[0])
     except Unreadable as problem:
         return problem.reason == "damaged file"
     return True
 
 
-def _entries(path: Path) -> Iterator[bytes]:
+def _entries(path: Path) -> Iterator[tuple[bytes, float]]:
+    """Yields the entries, and which share of them was read."""
     try:
         reader = array_record_module.ArrayRecordReader(str(path), _OPTIONS)
         count = reader.num_records()
         _check_count(reader, count, path)
         for start in range(0, count, _BATCH):
-            yield from reader.read(start, min(start + _BATCH, count))
+            stop = min(start + _BATCH, count)
+            yield from ((data, stop / count) for data in reader.read(start, stop))
         reader.close()
     except (RuntimeError, IndexError, ValueError) as error:
         raise Unreadable("damaged file", str(error)) from None

@@ -27,9 +27,8 @@ def read(path: Path, source: SourceConfig) -> Iterator[Record]:
     is_file = _check_end(path)
     with table.damage(), pyarrow.OSFile(str(path)) as file:
         ipc = table.pyarrow("ipc")
-        yield from table.rows(
-            _batches((ipc.open_file if is_file else ipc.open_stream)(file), source)
-        )
+        reader = (ipc.open_file if is_file else ipc.open_stream)(file)
+        yield from table.rows((batch, file.tell()) for batch in _batches(reader, source))
 
 
 def _check_end(path: Path) -> bool:

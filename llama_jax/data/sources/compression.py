@@ -21,23 +21,29 @@ _ZSTD_PIECE = 4096  # 4 bytes can become 128 KiB, so 4 KiB become 128 MiB at the
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError)
 
 
-def read_pieces(path: Path) -> Iterator[bytes]:
-    """Yields a file's content in pieces of at most a MiB.
+class Pieces:
+    """A file's content in pieces of at most a MiB; `read` counts bytes as they lie on the disk."""
 
-    Raises:
-        Unreadable: A compressed file is cut short, changed, or grows beyond all measure.
-    """
-    written = 0
-    try:
-        with open(path, "rb") as file:
-            for piece in _contents(file, path.suffix):
-                written += len(piece)
-                if path.suffix in (".gz", ".zst"):
-                    check_ratio(written, file.tell())
-                for start in range(0, len(piece), _PIECE):
-                    yield piece[start : start + _PIECE]
-    except _DAMAGED as error:
-        raise Unreadable("damaged file", str(error)) from None
+    def __init__(self, path: Path):
+        self._path, self.read = path, 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yields the pieces.
+
+        Raises:
+            Unreadable: A compressed file is cut short, changed, or grows beyond all measure.
+        """
+        written, suffix = 0, self._path.suffix
+        try:
+            with open(self._path, "rb") as file:
+                for piece in _contents(file, suffix):
+                    written, self.read = written + len(piece), file.tell()
+                    if suffix in (".gz", ".zst"):
+                        check_ratio(written, self.read)
+                    for start in range(0, len(piece), _PIECE):
+                        yield piece[start : start + _PIECE]
+        except _DAMAGED as error:
+            raise Unreadable("damaged file", str(error)) from None
 
 
 def _contents(file: IO[bytes], suffix: str) -> Iterator[bytes]:

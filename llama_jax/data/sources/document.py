@@ -38,3 +38,4 @@ class Record:
 
     number: int | None  # Counted from 1; None if the whole file is one record.
     value: Any  # As its format's `parse` takes it, or an Unreadable: only this record is lost.
+    read: int = 0  # Bytes of the file that were read for it and those before it, if that is known.

@@ -30,7 +30,7 @@ class Reader:
         self.files = list(only) if only is not None else files.list_files(source)
         self._parse = table.parser(source)
         self.bytes = sum(path.stat().st_size for path in self.files)
-        self.bytes_read = 0  # Of whole files, as they lie on the disk: for progress bars.
+        self.bytes_read = 0  # As they lie on the disk: for progress bars.
         self._text, self.found = text, 0  # Documents, with or without characters.
         self.left_out = self._nothing()
 
@@ -56,14 +56,15 @@ class Reader:
         """
         self.left_out = self._nothing()
         self.bytes_read = self.found = 0
+        before = 0  # Bytes of the files before this one.
         for path in self.files:
-            for document in self._documents(path):
+            for document in self._documents(path, before):
                 self.found += 1
                 if document.text or (document.ids is not None and document.ids.size):
                     yield document
                 else:
                     self.dropped["empty"] += 1
-            self.bytes_read += path.stat().st_size
+            before = self.bytes_read = before + path.stat().st_size
         if self._is_part:
             return
         if self.found <= self.dropped["empty"]:
@@ -73,12 +74,13 @@ class Reader:
             )
         self.left_out.judge(self.found)
 
-    def _documents(self, path: Path) -> Iterator[Document]:
+    def _documents(self, path: Path, before: int) -> Iterator[Document]:
         format = tell(path) if self.source.format == "auto" else FORMATS[self.source.format]
         name, place = files.name_in(self.source, path), {}
         try:
             for record in format.read(path, self.source):
                 place = {format.unit: record.number} if record.number else {}
+                self.bytes_read = before + record.read
                 try:
                     yield from _understood(record, format, name, self._parse)
                 except Unreadable as problem:

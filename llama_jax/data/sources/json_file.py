@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_jax.config.data import SourceConfig
 from llama_jax.data.sources import document
-from llama_jax.data.sources.compression import read_pieces
+from llama_jax.data.sources.compression import Pieces
 from llama_jax.data.sources.document import Record, Unreadable
 
 _SPACE = " \t\r\n"
@@ -24,10 +24,11 @@ def read(path: Path, _: SourceConfig) -> Iterator[Record]:
     Raises:
         Unreadable: The file is broken, from here on.
     """
-    text = _Text(read_pieces(path))
+    pieces = Pieces(path)
+    text = _Text(iter(pieces))
     values = _items(text) if text.peek() == "[" else _values(text)
     for number, value in enumerate(values, start=1):
-        yield Record(number, value)
+        yield Record(number, value, pieces.read)
 
 
 def _items(text: "_Text") -> Iterator[Any]:

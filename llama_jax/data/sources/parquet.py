@@ -38,8 +38,12 @@ def _check_ratio(metadata: Any, names: list[str]) -> None:
                 check_ratio(column.total_uncompressed_size, column.total_compressed_size)
 
 
-def _batches(file: Any, names: list[str]) -> Iterator[Any]:
+def _batches(file: Any, names: list[str]) -> Iterator[tuple[Any, int]]:
+    read = 0
     for group in range(file.num_row_groups):
-        yield from file.iter_batches(
+        found = file.metadata.row_group(group)
+        for batch in file.iter_batches(
             table.BATCH_ROWS, row_groups=[group], columns=names, use_threads=False
-        )
+        ):
+            yield batch, read
+        read += sum(found.column(i).total_compressed_size for i in range(found.num_columns))

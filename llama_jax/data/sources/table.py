@@ -50,14 +50,14 @@ def chosen(columns: tuple[str, ...], known: list[str]) -> list[str]:
     return list(columns) or known
 
 
-def rows(batches: Iterator[Any]) -> Iterator[Record]:
-    """Yields the rows of record batches as dictionaries."""
+def rows(batches: Iterator[tuple[Any, int]]) -> Iterator[Record]:
+    """Yields the rows of record batches, with what was read of the file, as dictionaries."""
     number = 0
-    for batch in batches:
+    for batch, read in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
             for value in _values(batch.slice(start, BATCH_ROWS)):
                 number += 1
-                yield Record(number, value)
+                yield Record(number, value, read)
 
 
 def _values(batch: Any) -> list[Any]:

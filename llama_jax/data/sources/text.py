@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llama_jax.config.data import SourceConfig
 from llama_jax.data.sources import document, utf8
-from llama_jax.data.sources.compression import read_pieces
+from llama_jax.data.sources.compression import Pieces
 from llama_jax.data.sources.document import Record
 
 
@@ -21,7 +21,7 @@ def parse(path: Path) -> str:
         Unreadable: It is damaged, no UTF-8, or too long.
     """
     pieces, size = [], 0
-    for piece in read_pieces(path):
+    for piece in Pieces(path):
         pieces.append(piece)
         size += len(piece)
         if size > document.LARGEST_DOCUMENT:

@@ -1,5 +1,8 @@
 """The documents of a source: in one order, from one field, each with its place."""
 
+import gzip
+import json
+import random
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,39 @@ def test_sources_without_documents_are_errors(tmp_path, reader, texts):
     (tmp_path / "x.jsonl").write_bytes(b"{\n{\n")
     with pytest.raises(DataError, match=r"holds no documents .*'broken JSON': 2"):
         texts(tmp_path / "x.jsonl", "skip")
+
+
+def write_parquet(path, texts):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=100, compression="none")
+
+
+def write_array_record(path, texts):
+    module = pytest.importorskip("array_record.python.array_record_module")
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    for text in texts:
+        writer.write(json.dumps({"text": text}).encode())
+    writer.close()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "parquet", "array_record"])
+def test_what_was_read_of_a_file_is_known_before_its_end(tmp_path, ending, reader):
+    texts = ["".join(random.Random(i).choices("abcdefgh ", k=10_000)) for i in range(400)]
+    records = [json.dumps({"text": text}) for text in texts]
+    path = tmp_path / f"x.{ending}"
+    match ending:
+        case "jsonl":
+            path.write_text("\n".join(records))
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress("\n".join(records).encode(), 1))
+        case "json":
+            path.write_text(f"[{','.join(records)}]")
+        case "parquet":
+            write_parquet(path, texts)
+        case _:
+            write_array_record(path, texts)
+    reader = reader(path)
+    seen = [reader.bytes_read for _ in reader]
+    assert len(seen) == 400 and seen == sorted(seen)
+    assert len(set(seen)) >= 3 and reader.bytes / 5 < seen[200] < reader.bytes * 0.8
+    assert reader.bytes_read == reader.bytes
