@@ -1,0 +1,106 @@
+"""A damaged cache: what can be read of it becomes a new one, and the damaged file is kept.
+
+    answers.sqlite                   renamed, its log too
+    answers.sqlite.damaged-<time>    never deleted
+    answers.sqlite                   the rows of it whose CRC fits
+
+Interrupted between the two, the next opening finds the damaged file alone and does the rest.
+"""
+
+import contextlib
+import datetime
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llama_jax.core.errors import DataError
+from llama_jax.distillation import cache
+from llama_jax.distillation.cache import Cache, Damaged
+
+SMALLEST_ROW = 64  # Bytes; a key alone has as many.
+
+
+def open_cache(path: Path) -> Cache:
+    """Returns the cache at `path`, new if there is none; a damaged one is repaired, and told of.
+
+    Raises:
+        DataError: It is damaged and nothing of it can be read.
+    """
+    if not path.exists() and (damaged := _damaged_before(path)):
+        _rebuild(damaged[-1], path)
+    try:
+        return Cache(path)
+    except Damaged as error:
+        found = error
+    _rebuild(_set_aside(path), path, str(found))
+    return Cache(path)
+
+
+def _damaged_before(path: Path) -> list[Path]:
+    found = path.parent.glob(f"{path.name}.damaged-*")
+    return sorted(file for file in found if not file.name.endswith(("-wal", "-shm")))
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames the database, after its log: a new one must not find an old log."""
+    now = datetime.datetime.now(datetime.UTC)
+    aside = path.with_name(f"{path.name}.damaged-{now:%Y%m%dT%H%M%S.%f}")
+    for ending in ("-shm", "-wal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
+    return aside
+
+
+def _rebuild(damaged: Path, path: Path, why: str = "it was being repaired") -> None:
+    """Writes what can be read of `damaged` to `path`, at once.
+
+    Raises:
+        DataError: That is nothing: then a person decides, for everything would be asked again.
+    """
+    building = path.with_name(f".{path.name}.repairing")
+    building.unlink(missing_ok=True)
+    counts = dict.fromkeys(cache.TABLES, 0)
+    with contextlib.closing(Cache(building)) as new:
+        for table in cache.TABLES:
+            for row in _rows(damaged, table):
+                new.add(table, row)
+                counts[table] += 1
+    if not any(counts.values()):
+        building.unlink()
+        raise DataError(
+            f"{damaged} is a damaged file of answers of which nothing can be read. To ask "
+            "everything again, move it to another folder."
+        )
+    building.rename(path)
+    print(
+        f"{path} was damaged ({why}); {counts['answers']} answers and {counts['results']} "
+        f"conversations of it are kept, and what is missing is asked again. The damaged file is "
+        f"{damaged}",
+        file=sys.stderr,
+    )
+
+
+def _rows(damaged: Path, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows whose CRC fits, without it, each looked up alone: a bad page loses its own.
+
+    The place of a row is between 1 and as many as the file has room for.
+    """
+    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as database:
+        for place in range(1, _last(database, damaged, table) + 1):
+            with contextlib.suppress(sqlite3.Error):
+                query = f"SELECT * FROM {table} WHERE rowid = ?"
+                row = database.execute(query, (place,)).fetchone()
+                if row and cache.is_whole(row):
+                    yield row[:-1]
+
+
+def _last(database: sqlite3.Connection, damaged: Path, table: str) -> int:
+    """Returns the largest place of a row, or a bound where even that cannot be read."""
+    room = damaged.stat().st_size // SMALLEST_ROW
+    with contextlib.suppress(sqlite3.Error):
+        found = database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0]
+        # A flipped bit makes it any number.
+        return min(found, room) if isinstance(found, int) else 0
+    return room
