@@ -88,7 +88,8 @@ class Cache:
             )
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
-        self._database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+        if application != APPLICATION:
+            self._database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
         self._check()
 
     def _check(self) -> None:

@@ -12,6 +12,7 @@ Redirects are not followed: the key would go to another host.
 import asyncio
 import datetime
 import email.utils
+import logging
 import math
 import os
 import types
@@ -42,6 +43,8 @@ class Client:
 
     def __init__(self, teacher: TeacherConfig, stop: Sequence[str]):
         self._httpx = _import_httpx()
+        for name in ("httpx", "httpcore"):  # They log headers, in which a host may repeat the key.
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._key = key_of(teacher)
         self._url = teacher.url.rstrip("/") + PATHS[teacher.api]
         self._teacher, self._stop = teacher, stop

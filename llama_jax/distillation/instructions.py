@@ -47,8 +47,8 @@ def read(config: DistillConfig) -> Instructions:
 
     Raises:
         ValueError: There is no such file.
-        DataError: A record cannot be read and text.on_error is "stop", too many cannot, or none has a
-            question in it.
+        DataError: A record cannot be read and text.on_error is "stop", too many cannot, or none
+            has a question in it.
     """
     source = SourceConfig(path=config.instructions)
     left_out = LeftOut(source.path, config.text.as_of_texts())

@@ -9,8 +9,11 @@ Interrupted between the two, the next opening finds the damaged file alone and d
 
 import contextlib
 import datetime
+import os
+import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,13 +90,40 @@ def _rows(damaged: Path, table: str) -> Iterator[tuple[Any, ...]]:
 
     The place of a row is between 1 and as many as the file has room for.
     """
-    with contextlib.closing(sqlite3.connect(damaged, isolation_level=None)) as database:
-        for place in range(1, _last(database, damaged, table) + 1):
+    with _copied(damaged) as copy, contextlib.closing(_open(copy)) as database:
+        for place in range(1, _last(database, copy, table) + 1):
             with contextlib.suppress(sqlite3.Error):
                 query = f"SELECT * FROM {table} WHERE rowid = ?"
                 row = database.execute(query, (place,)).fetchone()
                 if row and cache.is_whole(row):
                     yield row[:-1]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _copied(damaged: Path) -> Iterator[Path]:
+    """Yields a copy of the file and its log: reading may write. It is as long as its header says.
+
+    Of a file that was cut off, SQLite would read nothing at all.
+    """
+    with tempfile.TemporaryDirectory(dir=damaged.parent, prefix=".repairing-") as folder:
+        copy = Path(folder) / "copy"
+        for ending in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(damaged.with_name(damaged.name + ending), f"{copy}{ending}")
+        size, header = copy.stat().st_size, _first_bytes(copy)
+        said = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
+        if size < said <= 16 * size:  # More is no size.
+            os.truncate(copy, said)
+        yield copy
+
+
+def _first_bytes(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(32)
 
 
 def _last(database: sqlite3.Connection, damaged: Path, table: str) -> int:
