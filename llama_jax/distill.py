@@ -105,10 +105,11 @@ def _is_finished(config: DistillConfig, cache: Cache, turns: Turns) -> bool:
 def _adopt(path: Path, cache: Cache) -> None:
     """Copies the conversations of an old database; a second time changes nothing."""
     wrong = 0
-    for name, turns, text in old_database.read(path):
-        wrong += not turns
-        if turns:
-            cache.finish(name, turns, text)
+    with cache.at_once():
+        for name, turns, text in old_database.read(path):
+            wrong += not turns
+            if turns:
+                cache.finish(name, turns, text)
     if wrong:
         print(f"{path}: {wrong} rows are not what their keys say, and left out")
 

@@ -63,12 +63,10 @@ class Teacher:
             self.paths.append(handler.path)
         try:
             done = self.behave(body, count)
-            if isinstance(done, str):
-                done = answer(done, body)
-            done(handler)
         finally:
             with self._lock:
                 self._now -= 1
+        (answer(done, body) if isinstance(done, str) else done)(handler)
 
     def close(self):
         self.server.shutdown()

@@ -129,6 +129,19 @@ class Cache:
                 f"INSERT OR IGNORE INTO {table} VALUES ({places})", (*row, crc(row))
             )
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Adds everything that the block adds, or nothing; one sync for all of it."""
+        with self._told():
+            self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        with self._told():
+            self._database.execute("COMMIT")
+
     def turns(self, name: str) -> list[str] | None:
         """Returns the turns of a finished conversation; None if there is none of this id."""
         with self._told():

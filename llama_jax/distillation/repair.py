@@ -65,7 +65,7 @@ def _rebuild(damaged: Path, path: Path, why: str = "it was being repaired") -> N
     building = path.with_name(f".{path.name}.repairing")
     building.unlink(missing_ok=True)
     counts = dict.fromkeys(cache.TABLES, 0)
-    with contextlib.closing(Cache(building)) as new:
+    with Cache(building) as new, new.at_once():
         for table in cache.TABLES:
             for row in _rows(damaged, table):
                 new.add(table, row)

@@ -1,6 +1,7 @@
 """How often is asked, and how long is waited."""
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -82,10 +83,8 @@ def test_too_many_failures_in_a_row_end_the_run_and_an_answer_begins_anew():
     async def one_by_one(*attempts):
         patient = Patience(config, asyncio.Event())
         for attempt in attempts:
-            try:
+            with contextlib.suppress(Unusable):
                 await patient.answer(attempt)
-            except Unusable:
-                pass
 
     bad = [attempts(Unusable("a"), Unusable("b"))[0] for _ in range(4)]
     asyncio.run(one_by_one(bad[0], attempts(YES)[0], bad[3]))

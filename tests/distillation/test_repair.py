@@ -14,7 +14,7 @@ from llama_jax.distillation.reply import Answer
 def path(tmp_path):
     """A cache of 300 answers and 50 conversations."""
     path = tmp_path / "answers.sqlite"
-    with Cache(path) as cache:
+    with Cache(path) as cache, cache.at_once():
         for i in range(300):
             cache.store(f"{i:064}", Answer(f"answer {i} " * 20, i, 1))
         for i in range(50):
