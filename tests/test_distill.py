@@ -260,6 +260,20 @@ def test_what_will_not_pass_stops_at_once(start, status, why):
     assert len(runs.teacher.calls) <= 2  # Of the two that are sent at the same time.
 
 
+def test_a_key_that_ends_stops_every_connection(start):
+    """One of two meets it; the other finishes what is under way, and that is kept."""
+
+    def behave(body, _):
+        time.sleep(0.02)
+        is_spent = "question 3 " in body["prompt"]
+        return teachers.reply({"error": "no money"}, 402) if is_spent else teachers.say(body)
+
+    runs = start(behave)
+    with pytest.raises(ValueError, match="no money"):
+        runs.run(many(30))
+    assert len(runs.teacher.calls) < 14 and len(runs.stored()) == len(runs.teacher.calls) - 1
+
+
 def test_settings_that_the_host_refuses_stop_soon(start):
     runs = start(lambda *_: teachers.reply({"error": {"message": "no such top_k"}}, 400))
     with pytest.raises(ValueError, match=r"refused the first 3 requests.*no such top_k"):
@@ -391,7 +405,8 @@ def test_a_second_signal_leaves_at_once(start):
     os.kill(process.pid, signal.SIGINT)
     runs.wait(lambda: "under way" in runs.log.read_text(), process)
     os.kill(process.pid, signal.SIGINT)
-    process.join(60)
+    process.join(10)
+    process.kill()
     assert process.exitcode == 130 and time.monotonic() - begun < 5
     assert "Traceback" not in runs.log.read_text()
 
@@ -430,7 +445,7 @@ def test_a_damaged_file_is_told_and_what_is_left_is_not_asked_again(start, capfd
     path.write_bytes(data.replace(lost, b"X" + lost[1:]))  # In answers and in results.
     calls = len(runs.teacher.calls)
     assert runs.run(THREE) == 0
-    assert "was damaged" in capfd.readouterr().err
+    assert "is damaged" in capfd.readouterr().err
     assert len(runs.teacher.calls) == calls + 1 and runs.output().count(b"\n") == 3
 
 

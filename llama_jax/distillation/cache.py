@@ -22,6 +22,7 @@ from llama_jax.distillation.reply import Answer
 
 FORMAT = 1
 APPLICATION = 0x6C6A6474  # "ljdt", in the file's header.
+HEADER = b"SQLite format 3\0"
 TABLES = {
     "answers": ("key", "answer", "tokens_in", "tokens_out", "is_cut"),
     "results": ("id", "turns", "results"),
@@ -52,6 +53,7 @@ class Cache:
 
     def __init__(self, path: Path):
         self._path = path
+        _check_header(path)
         with self._told():
             self._database = sqlite3.connect(
                 path, timeout=30, check_same_thread=False, isolation_level=None
@@ -172,6 +174,14 @@ class Cache:
     def _told(self) -> Iterator[None]:
         with told(self._path):
             yield
+
+
+def _check_header(path: Path) -> None:
+    """Raises before SQLite looks: of a file without a header it would delete the log."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            if (found := file.read(len(HEADER))) and found != HEADER:
+                raise Damaged(f"{path} is damaged: it does not begin as a database does.")
 
 
 def crc(row: Sequence[Any]) -> int:

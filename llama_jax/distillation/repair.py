@@ -56,7 +56,7 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _rebuild(damaged: Path, path: Path, why: str = "it was being repaired") -> None:
+def _rebuild(damaged: Path, path: Path, why: str = "") -> None:
     """Writes what can be read of `damaged` to `path`, at once.
 
     Raises:
@@ -78,9 +78,9 @@ def _rebuild(damaged: Path, path: Path, why: str = "it was being repaired") -> N
         )
     building.rename(path)
     print(
-        f"{path} was damaged ({why}); {counts['answers']} answers and {counts['results']} "
-        f"conversations of it are kept, and what is missing is asked again. The damaged file is "
-        f"{damaged}",
+        f"{why or f'{path} was being repaired.'} {counts['answers']} answers and "
+        f"{counts['results']} conversations of it are kept; what is missing is asked again. The "
+        f"damaged file is {damaged}",
         file=sys.stderr,
     )
 

@@ -93,12 +93,30 @@ def test_a_repair_that_was_interrupted_is_done_again(path, monkeypatch):
         assert len(stored(cache)) == 299
 
 
+def with_log(path, data):
+    """Leaves `data` as the database and a log of one row beside it, as a killed process may."""
+    log = path.with_name(path.name + "-wal")
+    with Cache(path) as cache:
+        cache.store("late", Answer("only in the log"))
+        pages = log.read_bytes()
+    path.write_bytes(data)
+    log.write_bytes(pages)
+    return log
+
+
+def test_what_is_only_in_the_log_is_kept(path):
+    with_log(path, path.read_bytes().replace(b"answer 7 answer 7", b"answer 7 Answer 7", 1))
+    with repair.open_cache(path) as cache:
+        assert len(stored(cache)) == 299 and cache.answer("late") == Answer("only in the log")
+
+
 def test_the_log_goes_aside_with_its_file(path):
     """A new file beside an old log would take that for its own."""
-    flipped = path.read_bytes().replace(b"answer 7 answer 7", b"answer 7 Answer 7", 1)
-    path.write_bytes(flipped)
-    log = path.with_name(path.name + "-wal")
-    log.write_bytes(b"an old log")
+    log = with_log(path, b"no header here! " + path.read_bytes()[16:])
+    with pytest.raises(DataError, match="nothing can be read"):
+        repair.open_cache(path)
+    assert not log.exists() and len(list(path.parent.glob("*.damaged-*-wal"))) == 1
+    for aside in path.parent.glob("*.damaged-*"):
+        aside.unlink()
     with repair.open_cache(path) as cache:
-        assert len(stored(cache)) == 299
-    assert not log.exists()
+        assert stored(cache) == set() and cache.answer("late") is None

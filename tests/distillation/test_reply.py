@@ -27,6 +27,12 @@ def test_an_answer_of_each_api():
     )
 
 
+def test_what_is_not_asked_for_is_not_looked_at():
+    """As log-probabilities that are none."""
+    data = b'{"output": {"choices": [{"text": "yes", "logprobs": {"tokens": [NaN, 1e999]}}]}}'
+    assert reply.read("together", JSON, data, ()) == Answer("yes")
+
+
 def test_an_answer_ends_before_the_first_stop_word():
     data = together(text="yes [INST] no STOP")
     assert reply.read("together", JSON, data, ("STOP", "[INST]")).text == "yes "
