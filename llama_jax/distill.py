@@ -13,15 +13,16 @@ Killed at any moment it loses what was under way, and the same command continues
 is a source of `llama_jax.prepare`. It can be written at any time, and from a database of Together's
 released script:
 
-    python -m llama_jax.distill --dump=runs/distill
+    python -m llama_jax.distill --config=configs/distill_llama2_7b_32k_instruct.py --dump
+    python -m llama_jax.distill --dump=runs/distill/llama2_7b_32k_instruct
     python -m llama_jax.distill --dump=results.db
 """
 
 import contextlib
 import json
 import signal
+import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from llama_jax.checkpoint import lock
@@ -153,5 +154,14 @@ def _tell(dumped: dump.Dumped) -> None:
     print(f"wrote {dumped.path}: {dumped.lines:,} conversations{wrong}")
 
 
+def start() -> None:
+    """Runs the command line; --dump without a value is of the recipe's workdir."""
+    instead = {"dump": write_dump}
+    if "--dump" not in sys.argv:
+        return command.run(DistillConfig, main, instead)
+    sys.argv.remove("--dump")
+    return command.run(DistillConfig, lambda config: write_dump(config.workdir), instead)
+
+
 if __name__ == "__main__":
-    errors.run(partial(command.run, DistillConfig, main, {"dump": write_dump}))
+    errors.run(start)

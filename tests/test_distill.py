@@ -18,7 +18,7 @@ import pytest
 import teacher as teachers
 
 from llama_jax import distill
-from llama_jax.config import command, load
+from llama_jax.config import load
 from llama_jax.config.distill import AnswerConfig, DistillConfig, TeacherConfig
 from llama_jax.core import errors
 from llama_jax.core.errors import DataError, RetryError
@@ -111,7 +111,7 @@ def _distill(arguments, log, environment):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.argv = arguments
-    errors.run(lambda: command.run(DistillConfig, distill.main, {"dump": distill.write_dump}))
+    errors.run(distill.start)
 
 
 @pytest.fixture
@@ -485,6 +485,21 @@ def test_a_dump_by_itself_asks_nothing(start, capsys):
     for nothing in (runs.folder, runs.folder / "none", runs.workdir / "config.json"):
         with pytest.raises(ValueError, match="neither a workdir"):
             distill.write_dump(str(nothing))
+
+
+@pytest.mark.process
+def test_the_command_dumps_the_workdir_of_a_recipe_or_one_that_is_named(start):
+    runs = start()
+    runs.run(THREE)
+    before, calls = runs.output(), len(runs.teacher.calls)
+    for words in (["--dump", f"--config={RECIPE}", *runs.flags(THREE)], [f"--dump={runs.workdir}"]):
+        (runs.workdir / "instructions.jsonl").unlink()
+        process = SERVER.Process(target=_distill, args=(["distill", *words], runs.log, {}))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0, runs.log.read_text()
+        assert runs.output() == before
+    assert len(runs.teacher.calls) == calls
 
 
 def test_tokens_and_cost_are_those_of_the_whole_workdir(start, capsys):

@@ -110,8 +110,6 @@ class Collection:
 
     async def _work(self, todo: Iterator[Turns]) -> None:
         for turns in todo:
-            if self._stopping.is_set():
-                return
             try:
                 await self._converse(turns)
             except Stopped:

@@ -47,7 +47,7 @@ class Patience:
                 if number + 1 == self._config.attempts:
                     raise
                 now = asyncio.get_running_loop().time()
-                await self._sleep_until(now + max(self._pause(number), error.wait))
+                await self._sleep_until(now + self._pause(number))
             else:
                 self._in_a_row = 0
                 return answer

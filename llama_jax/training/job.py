@@ -79,7 +79,7 @@ def record(path: Path) -> dict[str, Any]:
         "status": _status(path, settings["n_steps"], step, newest, max(times)),
         **settings,
         "model_output_name": path.resolve().name,
-        "model_output_path": str(layout.step_path(path / "checkpoints", newest)) if saved else "",
+        "model_output_path": _checkpoint(path, newest) if newest is not None else "",
         "created_at": _iso(min(times)),
         "updated_at": _iso(max(times)),
         "steps_completed": step,
@@ -174,6 +174,10 @@ def _is_alive(path: Path, updated: float) -> bool:
     return True
 
 
+def _checkpoint(path: Path, step: int) -> str:
+    return str(layout.step_path(path / "checkpoints", step))
+
+
 def _saved_at(path: Path, step: int) -> float:
     folder = layout.step_path(path / "checkpoints", step)
     return (folder / layout.COMMIT_FILE).stat().st_mtime
@@ -197,10 +201,10 @@ def _events(
         found.append(_event(first["time"], "TRAINING_START", f"step {first['step']} is logged"))
     found += _finished_epochs(rows)
     for step, at in saved.items():
-        where = str(layout.step_path(path / "checkpoints", step))
+        where = _checkpoint(path, step)
         found.append(_event(at, "CHECKPOINT_SAVE", f"step {step} saved", checkpoint_path=where))
     if steps in saved:
-        where = str(layout.step_path(path / "checkpoints", steps))
+        where = _checkpoint(path, steps)
         found.append(_event(saved[steps], "JOB_COMPLETE", f"{steps} steps", model_path=where))
     found += _set_aside(path / "checkpoints")
     # config.json is written at each start, so of a continued run it may be newer than the rest.

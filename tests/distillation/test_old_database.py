@@ -60,8 +60,10 @@ def test_rows_that_contradict_themselves_have_no_turns(tmp_path):
 def test_the_file_is_only_read(tmp_path):
     path = write(tmp_path / "old.db", GOOD)
     before = path.read_bytes()
-    path.chmod(0o400)
     assert len(list(old_database.read(path))) == 2
+    refused = pytest.raises(sqlite3.OperationalError, match="readonly")
+    with contextlib.closing(old_database._open(path)) as database, refused:
+        database.execute("DELETE FROM results")
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

@@ -85,10 +85,12 @@ def test_the_order_of_fields_is_the_same_key():
     made = request.make(TEACHER, AnswerConfig(), TURNS, ANSWERS)
     turned = request.Request(made.api, dict(reversed(made.body.items())))
     assert turned.key == made.key
+    assert request.Request("openai", made.body).key != made.key
 
 
 def test_conversations_that_the_script_took_for_one_have_two_ids():
     ids = {
-        request.conversation_id(TEACHER, AnswerConfig(), turns) for turns in (["a b"], ["a", "b"])
+        request.conversation_id(TEACHER, AnswerConfig(), turns)
+        for turns in (["a b"], ["a", "b"], ["x", "a b"], ["x", "a", "b"])
     }
-    assert len(ids) == 2
+    assert len(ids) == 4
