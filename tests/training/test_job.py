@@ -87,7 +87,7 @@ def kinds(record):
 
 
 def test_a_finished_run(run):
-    run.log(50, 100)
+    run.log(50, 60, 100)
     run.save(50)
     run.save(100)
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
@@ -170,6 +170,26 @@ def test_a_checkpoint_that_was_set_aside_is_told(run):
     (run.path / "checkpoints" / "70.corrupt-20260101T000000.0").mkdir()
     [event] = [e for e in job.record(run.path)["events"] if e["type"] == "CHECKPOINT_SET_ASIDE"]
     assert event["level"] == "warning" and "70.corrupt" in event["checkpoint_path"]
+
+
+def test_steps_that_are_not_saved_are_not_completed(run):
+    run.log(50, 100)
+    run.save(50)
+    run.sign()
+    assert job.record(run.path)["status"] == "running"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-5", '"many"', "[]", "null"])
+def test_a_number_that_is_none_is_not_told(run, value):
+    run.log(10)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(
+            f'{{"step": 20, "time": {START}, "data/tokens_seen": {value}, '
+            f'"data/epochs/books": {value}}}\n'
+        )
+    found = job.record(run.path)
+    assert found["token_count"] == 10_000 and found["steps_completed"] == 20
+    assert found["epochs"] == pytest.approx({"books": 0.1, "code": 0.3})
 
 
 def test_half_a_last_line_is_being_written(run):
