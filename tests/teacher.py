@@ -26,6 +26,13 @@ def hash_of(text: str) -> int:
     return sum(i * ord(letter) for i, letter in enumerate(text, 1)) % 9973
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """A client that was killed is none of its business."""
+
+
 class Teacher:
     """The server; `calls` are the bodies it got, `headers` what came with them."""
 
@@ -46,8 +53,7 @@ class Teacher:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self._thread.start()

@@ -198,7 +198,7 @@ def test_the_order_of_completion_changes_no_byte(start, tmp_path):
 
 
 def test_one_of_equal_requests_is_sent(start):
-    """T2: eight conversations at the same time that begin alike."""
+    """Eight conversations at the same time that begin alike."""
 
     def slowly(body, _):
         time.sleep(0.05)
@@ -227,7 +227,7 @@ MISBEHAVIOUR = [
 
 
 def test_whatever_passes_costs_nothing_but_time(start):
-    """T3: every request meets one misbehaviour first, in turn; and all is answered in the end."""
+    """Every request meets one misbehaviour first, in turn; and all is answered in the end."""
     turn = iter(MISBEHAVIOUR * 9)
     runs = start(lambda body, count: teachers.say(body) if count else next(turn))
     assert runs.run(many(13)) == 0
@@ -294,7 +294,7 @@ def test_one_request_that_the_host_refuses_costs_its_conversation(start, capsys)
 
 
 def test_a_network_that_is_off_ends_the_run_and_the_next_continues(start):
-    """T5: it goes off in the middle."""
+    """It goes off in the middle."""
     on = threading.Event()
     on.set()
 

@@ -81,7 +81,7 @@ def test_the_table_is_that_of_the_released_script(path):
 
 @pytest.mark.process
 def test_a_killed_writer_loses_nothing_that_was_stored(path):
-    """T1: kill -9 at any moment; 8 times here, one file."""
+    """Kill -9 at any moment; 8 times here, one file."""
     chance, stored = random.Random(0), []
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for _ in range(8):
@@ -105,7 +105,7 @@ def test_a_killed_writer_loses_nothing_that_was_stored(path):
 
 
 def test_many_readers_and_writers_never_find_it_locked(path):
-    """T2: three processes; llama_jax.distill refuses a second one, SQLite would bear them."""
+    """Three processes; llama_jax.distill refuses a second one, SQLite would bear them."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     Cache(path).close()
     command = [sys.executable, str(Path(__file__).with_name("writer.py")), str(path), "0"]

@@ -28,7 +28,7 @@ GOOD = [row(["a", "b"], ["1", "2"]), row(['it\'s "so"\n'], ["yes"])]
 
 
 def test_the_key_of_the_script():
-    """recipes 11.1; it cannot tell ["a b"] from ["a", "b"]."""
+    """It cannot tell ["a b"] from ["a", "b"]."""
     assert old_database.key(["a", "b"]).startswith("c8687a08aa5d6ed2")
     assert old_database.key(["a b"]) == old_database.key(["a", "b"])
 

@@ -14,7 +14,7 @@ TURNS, ANSWERS = ["first", "second"], ["one"]
 
 
 def test_the_body_is_the_released_scripts():
-    """recipes 11.1: as JSON text, so that 1 is not 1.0."""
+    """As JSON text, so that 1 is not 1.0."""
     made = request.make(TEACHER, AnswerConfig(), TURNS, ANSWERS)
     assert json.dumps(made.body) == (
         '{"model": "togethercomputer/llama-2-70b-chat", "max_tokens": 1024, '
