@@ -27,6 +27,16 @@ TABLES = {
     "answers": ("key", "answer", "tokens_in", "tokens_out", "is_cut"),
     "results": ("id", "turns", "results"),
 }
+_OF_THE_SYSTEM = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, answer TEXT, tokens_in INTEGER, tokens_out INTEGER, is_cut INTEGER,
@@ -96,7 +106,8 @@ class Cache:
 
     def _check(self) -> None:
         """Reads everything: a flipped bit is found now, not trained on."""
-        if (found := self._value("PRAGMA quick_check(1)")) != "ok":
+        # quick_check lets a bit pass that makes the index find another request's answer.
+        if (found := self._value("PRAGMA integrity_check(1)")) != "ok":
             raise Damaged(f"{self._path} is damaged: {found}.")
         for table in TABLES:
             for row in self._database.execute(f"SELECT * FROM {table}"):
@@ -208,7 +219,11 @@ def told(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        # Text that is not UTF-8 is refused by Python, without a code.
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode" in str(error):
-            raise Damaged(f"{path} is damaged: {error}.") from None
-        raise OSError(f"{path}: {error}. Everything answered before is saved.") from None
+        if code in _OF_THE_SYSTEM:
+            raise OSError(f"{path}: {error}. Everything answered before is saved.") from None
+        # Text that is not UTF-8 is refused by Python, without a code; so are calls that are wrong.
+        if not code and "decode" not in str(error):
+            raise
+        raise Damaged(f"{path} is damaged: {error}.") from None
+    except UnicodeDecodeError as error:  # Of SQLite's own words, which quote the file.
+        raise Damaged(f"{path} is damaged: {error}.") from None

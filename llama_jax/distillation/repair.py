@@ -9,7 +9,6 @@ Interrupted between the two, the next opening finds the damaged file alone and d
 
 import contextlib
 import datetime
-import os
 import shutil
 import sqlite3
 import sys
@@ -22,6 +21,7 @@ from llama_jax.core.errors import DataError
 from llama_jax.distillation import cache
 from llama_jax.distillation.cache import Cache, Damaged
 
+HEADER = 100  # Bytes; nearly the same in all files that are written here.
 SMALLEST_ROW = 64  # Bytes; a key alone has as many.
 
 
@@ -64,12 +64,13 @@ def _rebuild(damaged: Path, path: Path, why: str = "") -> None:
     """
     building = path.with_name(f".{path.name}.repairing")
     building.unlink(missing_ok=True)
-    counts = dict.fromkeys(cache.TABLES, 0)
+    Cache(building).close()
+    with open(building, "rb") as file:
+        fresh = file.read(HEADER)
     with Cache(building) as new, new.at_once():
-        for table in cache.TABLES:
-            for row in _rows(damaged, table):
-                new.add(table, row)
-                counts[table] += 1
+        counts = _fill(new, damaged, b"")
+        if not any(counts.values()):
+            counts = _fill(new, damaged, fresh)
     if not any(counts.values()):
         building.unlink()
         raise DataError(
@@ -85,26 +86,33 @@ def _rebuild(damaged: Path, path: Path, why: str = "") -> None:
     )
 
 
-def _rows(damaged: Path, table: str) -> Iterator[tuple[Any, ...]]:
+def _fill(new: Cache, damaged: Path, header: bytes) -> dict[str, int]:
+    """Adds what can be read behind a header, or the file's own; returns how many of each table."""
+    counts = dict.fromkeys(cache.TABLES, 0)
+    with _copied(damaged, header) as copy:
+        for table in cache.TABLES:
+            for row in _rows(copy, table):
+                new.add(table, row)
+                counts[table] += 1
+    return counts
+
+
+def _rows(copy: Path, table: str) -> Iterator[tuple[Any, ...]]:
     """Yields the rows whose CRC fits, without it, each looked up alone: a bad page loses its own.
 
     The place of a row is between 1 and as many as the file has room for.
     """
-    with _copied(damaged) as copy, contextlib.closing(_open(copy)) as database:
+    with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
         for place in range(1, _last(database, copy, table) + 1):
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
                 query = f"SELECT * FROM {table} WHERE rowid = ?"
                 row = database.execute(query, (place,)).fetchone()
                 if row and cache.is_whole(row):
                     yield row[:-1]
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None)
-
-
 @contextlib.contextmanager
-def _copied(damaged: Path) -> Iterator[Path]:
+def _copied(damaged: Path, header: bytes) -> Iterator[Path]:
     """Yields a copy of the file and its log: reading may write. It is as long as its header says.
 
     Of a file that was cut off, SQLite would read nothing at all.
@@ -114,22 +122,23 @@ def _copied(damaged: Path) -> Iterator[Path]:
         for ending in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(damaged.with_name(damaged.name + ending), f"{copy}{ending}")
-        size, header = copy.stat().st_size, _first_bytes(copy)
-        said = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
-        if size < said <= 16 * size:  # More is no size.
-            os.truncate(copy, said)
+        with open(copy, "r+b") as file:
+            file.write(header)
+            file.seek(0)
+            found, size = file.read(HEADER), copy.stat().st_size
+            page = int.from_bytes(found[16:18], "big")
+            if header:
+                file.seek(28)
+                file.write((size // page).to_bytes(4, "big"))
+            elif size < (said := page * int.from_bytes(found[28:32], "big")) <= 16 * size:
+                file.truncate(said)  # More is no size.
         yield copy
-
-
-def _first_bytes(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(32)
 
 
 def _last(database: sqlite3.Connection, damaged: Path, table: str) -> int:
     """Returns the largest place of a row, or a bound where even that cannot be read."""
     room = damaged.stat().st_size // SMALLEST_ROW
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
         found = database.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0]
         # A flipped bit makes it any number.
         return min(found, room) if isinstance(found, int) else 0

@@ -192,6 +192,32 @@ def test_a_full_disk_is_said_and_keeps_what_was_stored(path):
         assert cache.answer(str(stored)) is None and cache.answer("more")
 
 
+def test_a_mistake_of_ours_is_no_damage(path):
+    cache = Cache(path)
+    cache.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        cache.answer("a")
+
+
+def test_an_index_that_finds_another_answer_is_found(path):
+    """The table is whole then, and SQLite's quick check content."""
+    with Cache(path) as cache:
+        cache.store("key-a", Answer("one"))
+        cache.store("key-b", Answer("two"))
+    data = bytearray(path.read_bytes())
+    page = next(
+        start
+        for start in range(0, len(data), 4096)
+        if data[start] == 10 and b"key-b" in data[start : start + 4096]  # A leaf of an index.
+    )
+    place = data.index(b"key-b", page) + 5  # The row's number follows its key.
+    assert data[place] == 2
+    data[place] = 1
+    path.write_bytes(data)
+    with pytest.raises(Damaged):
+        Cache(path)
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(OSError, match=r"missing/answers.sqlite: unable to open"):
         Cache(tmp_path / "missing" / "answers.sqlite")
