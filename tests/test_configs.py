@@ -8,6 +8,7 @@ import re
 import pytest
 
 from llama_jax.config import load
+from llama_jax.config.distill import DistillConfig
 from llama_jax.config.evaluate import EvaluateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.config.train import TrainConfig
@@ -15,7 +16,12 @@ from llama_jax.model import llama
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(ROOT.glob("configs/*.py"))
-SCHEMAS = {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "distill": DistillConfig,
+}
 
 
 def load_recipe(path: pathlib.Path):

@@ -15,6 +15,7 @@ from trainer import Trainer
 from llama_jax.checkpoint import layout
 from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig, TokenizerTrainingConfig
 from llama_jax.prepare import prepare
+from llama_jax.training import job
 
 pytestmark = pytest.mark.process
 STEPS = 40
@@ -62,6 +63,15 @@ def assert_same_run(trainer: Trainer, straight: Trainer) -> None:
 def test_the_same_command_twice_gives_the_same_bits(trainer, straight):
     trainer.run()
     assert_same_run(trainer, straight)
+
+
+def test_a_finished_run_is_a_completed_job(straight):
+    found = job.record(straight.workdir)
+    assert (found["status"], found["steps_completed"]) == ("completed", STEPS)
+    assert found["token_count"] == STEPS * 4 * 32 and found["param_count"] > 512 * 32
+    kinds = [event["type"] for event in found["events"]]
+    assert kinds[0] == "JOB_PENDING" and kinds.count("CHECKPOINT_SAVE") == len(straight.steps())
+    assert "EPOCH_COMPLETE" in kinds and kinds[-1] == "JOB_COMPLETE"
 
 
 def test_a_run_survives_sigterm_again_and_again(trainer, straight):

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes `data` to `path`: readers see the old file or the new one, never a part."""
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """Writes what need not fit into memory to `path`, as `write_bytes` does."""
     building = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        building.write_bytes(data)
+        with open(building, "wb") as file:
+            file.writelines(pieces)
         _sync(building)
         building.replace(path)
     except BaseException:

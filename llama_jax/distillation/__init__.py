@@ -1,0 +1,1 @@
+"""A teacher's answers to instructions, asked once and kept (floor 3)."""
