@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import field
 from typing import Literal
 
+from llama_jax.config import chat
+from llama_jax.config.chat import ChatConfig
 from llama_jax.config.cleaning import DecontaminateConfig, DedupConfig, FilterConfig
 from llama_jax.config.data import READING, SourceConfig, TextConfig, refuse_reading
 
@@ -66,8 +68,17 @@ class PrepareSourceConfig(SourceConfig):
 
     latex: bool = False  # LaTeX becomes text, with the abstract after the paper.
     ul2: bool = False  # Documents become UL2 dialogues: data/recipes/ul2_text.py.
+    chat: ChatConfig = field(default_factory=ChatConfig)  # For records that are conversations.
     filters: FilterConfig = field(default_factory=FilterConfig)
     deduplicate: DedupConfig = field(default_factory=DedupConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.chat.template and self.record not in chat.RECORDS:
+            raise ValueError(
+                f"record is {self.record!r} but chat.template is {self.chat.template!r}, which "
+                f"needs conversations. Set record to one of {', '.join(map(repr, chat.RECORDS))}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +92,8 @@ class PrepareConfig:
     tokenizer_from: Literal["train", "use"] = "train"
     tokenizer: str = ""
     tokenizer_training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
+    # Special tokens that the tokenizer shall have; those that it lacks get ids after its last.
+    added_tokens: tuple[str, ...] = ()
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     held_out: float = 0.02  # Share of whole documents that never reach training, chosen by seed.
     # Writes the documents of a source in an order that the seed decides: training shuffles rows,

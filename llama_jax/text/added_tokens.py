@@ -62,12 +62,19 @@ def extend(tokenizer_file: Path, known: Mapping[str, int], size: int, names: Seq
         known: The special tokens that there are.
         size: How many ids there are.
         names: The special tokens that there shall be.
+
+    Raises:
+        ValueError: A name is that of an ordinary piece.
     """
     new = [name for name in dict.fromkeys(names) if name not in known]
     if not new:
         return
     if tokenizer_file.suffix == ".json":
         model = tokenizers.Tokenizer.from_file(str(tokenizer_file))
+        if taken := [name for name in new if model.token_to_id(name) is not None]:
+            raise ValueError(
+                f"added_tokens names {taken[0]!r}, which {tokenizer_file} has as text."
+            )
         special = [tokenizers.AddedToken(name, normalized=False, special=True) for name in new]
         model.add_special_tokens(special)
         files.write_bytes(tokenizer_file, model.to_str(pretty=True).encode())

@@ -38,6 +38,7 @@ class Tokenizer(Protocol):
     eos_id: int
     pad_id: int | None
     special: Mapping[str, int]  # Ids that are no text, by name: BOS, EOS, those that were added.
+    pieces: Mapping[str, int]  # The ids of all pieces, special ones too, by name.
     sha256: str  # Of everything that decides which ids a text gets.
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
@@ -135,6 +136,7 @@ class SentencePieceTokenizer:
         added = added_tokens.read(self._added_path, pieces, self._size)
         control = {piece: id for piece, id in pieces.items() if self._model.is_control(id)}
         self.special: Mapping[str, int] = control | added
+        self.pieces: Mapping[str, int] = pieces | added
         self.vocab_size: int = max([self._size, *(id + 1 for id in added.values())])
         self.bos_id: int = _required(self._model.bos_id(), "beginning-of-sequence", path)
         self.eos_id: int = _required(self._model.eos_id(), "end-of-sequence", path)
@@ -201,6 +203,7 @@ class JsonTokenizer:
         self.special: Mapping[str, int] = {t.content: id for id, t in added.items() if t.special}
         self._control = set(self.special.values())
         self._byte = {id for piece, id in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)}
+        self.pieces: Mapping[str, int] = vocabulary
         self._known = set(vocabulary.values())
         self.vocab_size = max(vocabulary.values()) + 1
         special = self._special_tokens()

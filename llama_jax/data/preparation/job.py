@@ -13,15 +13,17 @@ import dataclasses
 import functools
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from llama_jax.config.cleaning import DecontaminateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
-from llama_jax.data.preparation import cleaning, merge
+from llama_jax.data.preparation import chats, cleaning, merge
 from llama_jax.data.preparation.account import Account
 from llama_jax.data.preparation.decontaminate import Hit, Index
 from llama_jax.data.preparation.deduplication import Deduplication
@@ -46,6 +48,7 @@ class Job:
     tokenizer: Path  # A folder.
     tokenizer_sha256: str
     sets_sha256: str  # Of the evaluation sets; "" without any.
+    chats_sha256: str  # Of the chat templates that are files.
 
     @classmethod
     def start(cls, config: PrepareConfig, work: Path, tokenizer: Path) -> "Job":
@@ -55,13 +58,15 @@ class Job:
                 if value := operator.attrgetter(setting)(source):
                     need("datatrove", f"config.sources.{name}.{setting} is {value!r}")
         sets = Index(config.decontaminate).sets_sha256 if config.decontaminate.sets else ""
-        sha256 = load_tokenizer(tokenizer).sha256
-        return cls(config, tuple(parts_of(config)), work, tokenizer, sha256, sets)
+        found, templates = load_tokenizer(tokenizer), chats.digest(config)
+        chats.check(config, found)
+        parts = tuple(parts_of(config))
+        return cls(config, parts, work, tokenizer, found.sha256, sets, templates)
 
     @property
     def digest(self) -> str:
         """A hash of everything that decides the result."""
-        return digest(self.parts, self.config, self.tokenizer_sha256, self.sets_sha256)
+        return self._digest_of(self.parts)
 
     def stages(self, output: Path) -> list[Stage]:
         """Returns all stages, in order."""
@@ -76,8 +81,11 @@ class Job:
         """Returns where a finished part lies; another place if anything that decides it changes."""
         alone = not self.config.sources[part.source].deduplicate.methods
         read = [part] if alone else self.of(part.source)
-        name = digest(read, self.config, self.tokenizer_sha256, self.sets_sha256)
-        return self.work / "parts" / f"{part.source}-{part.rank:05d}-{name}"
+        return self.work / "parts" / f"{part.source}-{part.rank:05d}-{self._digest_of(read)}"
+
+    def _digest_of(self, parts: Sequence[Part]) -> str:
+        more = self.tokenizer_sha256, self.sets_sha256, self.chats_sha256
+        return digest(parts, self.config, *more)
 
     def reader(self, part: Part) -> Reader:
         """Returns what reads a part."""
@@ -119,7 +127,7 @@ def _make(job: Job, rank: int) -> None:
         reader = job.reader(part)
         show = stack.enter_context(_bar(job, rank, reader))
         kept = _kept(job, part, reader, account, hits)
-        for document, ids, weights in tokenise(kept, tokenizer, config.text):
+        for document, ids, weights in _tokens(job, part, kept, reader, account, stack):
             name = "held_out" if is_held_out(document, config) else "train"
             writers[name].add(document, ids, weights)
             account.add(document.text, len(ids))
@@ -132,6 +140,24 @@ def _make(job: Job, rank: int) -> None:
             writer.finish({})
         files.write_json(building / merge.ACCOUNT, account.as_json())
         files.write_json(building / merge.HITS, [dataclasses.asdict(hit) for hit in hits])
+
+
+def _tokens(
+    job: Job,
+    part: Part,
+    kept: Iterator[Document],
+    reader: Reader,
+    account: Account,
+    stack: contextlib.ExitStack,
+) -> Iterator[tuple[Document, list[int], np.ndarray | None]]:
+    """Returns a part's documents with ids and weights, by a chat template if one is set."""
+    tokenizer, text = load_tokenizer(job.tokenizer), job.config.text
+    config = job.config.sources[part.source].chat
+    if not config.template:
+        return tokenise(kept, tokenizer, text)
+    chat = chats.load(config, tokenizer)
+    stack.callback(chat.close)
+    return chats.encode(kept, chat, config, text, job.config.seed, reader, account)
 
 
 def _bar(job: Job, rank: int, reader: Reader) -> contextlib.AbstractContextManager:

@@ -365,7 +365,7 @@ def test_a_record_of_which_one_part_is_odd_is_read_or_unreadable(fixture):
 def test_an_unknown_shape_names_the_known_ones():
     with pytest.raises(ValueError, match=r"record is 'sharegtp'; it must be .* Did you mean 'sha"):
         read("sharegpt", record="sharegtp")
-    with pytest.raises(ValueError, match=r"'text', 'template', .*'orca_chat'\.$"):
+    with pytest.raises(ValueError, match=r"'text', 'template', .*'instruction'\.$"):
         read("sharegpt", record="zzz")
 
 
