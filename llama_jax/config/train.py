@@ -10,7 +10,6 @@ from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig, Dtype, ModelConfig
 from llama_jax.config.optim import OptimConfig
 
-
 AddedRows = Literal["mean", "normal"]
 
 
@@ -168,8 +167,8 @@ class TrainConfig:
             raise ValueError("data.mixture is empty; name at least one source to train on.")
         if self.added_rows != "mean" and not self.init_from:
             raise ValueError(
-                f"added_rows is {self.added_rows!r} but init_from is '', so it has no effect. Leave "
-                "it out."
+                f"added_rows is {self.added_rows!r} but init_from is '', so it has no effect. "
+                "Leave it out."
             )
         if self.data.batch_size % self.accumulate:
             raise ValueError(
