@@ -196,10 +196,4 @@ def _checked(chat: Chat) -> Chat:
     known = parts.special_ids(chat.tokenizer)
     if lacking := sorted(chat.template.specials - set(known)):
         raise ValueError(parts.missing(lacking, known))
-    for name in chat.template.specials - {BOS, EOS}:
-        if known[name] in chat.tokenizer.encode(name):
-            raise ValueError(
-                f"the tokenizer {chat.tokenizer.files()[0]} reads {name} out of any text, so that "
-                'whoever types it could open a turn. Set "special": true where it is added.'
-            )
     return chat

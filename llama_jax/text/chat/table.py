@@ -30,14 +30,13 @@ class Template:
     """How turns are written, and what may stand in them."""
 
     user: Turn
-    assistant: Turn
+    opening: Turn = ()  # What of the assistant's turn a prompt ends with.
+    answer: Turn  # The rest of it, which is learned up to the last special token.
     # Without a form for it, what the system says is folded into the first question.
     system: Turn = ()
     fold: str = "{system}\n\n{user}"
     user_with_input: Turn = ()  # Without, the input follows the instruction after an empty line.
     between: str = ""  # Stands between an answer and what is asked next.
-    # What of the assistant's turn a prompt ends with; None is all before what it says.
-    opening: Turn | None = None
     strips: bool = False  # White space around what is said is left out.
     trims_end: bool = False  # White space at the end of the conversation is left out.
     alternates: bool = True  # Questions and answers must follow each other.
@@ -49,10 +48,14 @@ class Template:
     learns_next: bool = False  # The token that opens the turn after an answer is learned as well.
 
     @property
+    def assistant(self) -> Turn:
+        """How the assistant's turn is written."""
+        return (*self.opening, *self.answer)
+
+    @property
     def ends(self) -> tuple[str, ...]:
         """The special tokens that end an answer."""
-        said = self.assistant[self.assistant.index(TEXT) :]
-        return tuple(piece for piece in said if isinstance(piece, Special))
+        return tuple(piece for piece in self.answer if isinstance(piece, Special))
 
     @property
     def specials(self) -> set[str]:
@@ -61,8 +64,8 @@ class Template:
         return {piece for turn in turns for piece in turn if isinstance(piece, Special)}
 
 
-def _closed(role: str, end: str, after: str = "") -> Turn:
-    return (Special(role), TEXT, Special(end), *([after] if after else []))
+def _closed(role: str) -> Turn:
+    return (Special(role), TEXT, Special(EOS))
 
 
 def _chatml(role: str) -> Turn:
@@ -80,8 +83,7 @@ _WRITE = "Write a response that appropriately completes the request."
 TEMPLATES: Mapping[str, Template] = {
     "llama2_chat": Template(
         user=(Special(BOS), "[INST] ", TEXT, " [/INST]"),
-        assistant=(" ", TEXT, " ", Special(EOS)),
-        opening=(),
+        answer=(" ", TEXT, " ", Special(EOS)),
         fold="<<SYS>>\n{system}\n<</SYS>>\n\n{user}",
         strips=True,
         marks=(*_INST, "<<SYS>>", "<</SYS>>"),
@@ -89,50 +91,54 @@ TEMPLATES: Mapping[str, Template] = {
     ),
     "instruct_card": Template(
         user=("[INST]\n", TEXT, "\n[/INST]"),
-        assistant=("\n\n", TEXT),
+        opening=("\n\n",),
+        answer=(TEXT,),
         between="\n\n",
         marks=_INST,
         stops=("[INST]",),
     ),
     "instruct_readme": Template(
         user=("[INST] ", TEXT, " [/INST]"),
-        assistant=(" ", TEXT),
-        opening=(),
+        answer=(" ", TEXT),
         between=" ",
         marks=_INST,
         stops=("[INST]",),
     ),
     "instruct_script": Template(
         user=("  [INST]  ", TEXT, "  [/INST]"),
-        assistant=("  ", TEXT),
+        opening=(" ", " "),
+        answer=(TEXT,),
         marks=_INST,
         stops=("[INST]",),
     ),
     "instruct_training": Template(
         user=("[INST]  ", TEXT, "  [/INST]"),
-        assistant=("  ", TEXT),
+        opening=(" ", " "),
+        answer=(TEXT,),
         between="    ",
         trims_end=True,
         marks=_INST,
         stops=("[INST]",),
     ),
     "oasst": Template(
-        system=_closed("<|system|>", EOS),
-        user=_closed("<|prompter|>", EOS),
-        assistant=_closed("<|assistant|>", EOS),
+        system=_closed("<|system|>"),
+        user=_closed("<|prompter|>"),
+        opening=(Special("<|assistant|>"),),
+        answer=(TEXT, Special(EOS)),
         alternates=False,
         learns_next=True,
     ),
     "chatml": Template(
         system=_chatml("system"),
         user=_chatml("user"),
-        assistant=_chatml("assistant"),
+        opening=_chatml("assistant")[:2],
+        answer=_chatml("assistant")[2:],
         alternates=False,
     ),
     "oig": Template(
         user=("<human>: ", TEXT),
-        assistant=("\n<bot>: ", TEXT),
         opening=("\n<bot>:",),
+        answer=(" ", TEXT),
         between="\n",
         marks=("<human>:", "<bot>:"),
         stops=("<human>",),
@@ -144,7 +150,7 @@ TEMPLATES: Mapping[str, Template] = {
             "\n\n### Input:\n",
             INPUT,
         ),
-        assistant=(TEXT,),
+        answer=(TEXT,),
         single=True,
         marks=("### Instruction:", "### Input:", "### Response:"),
         stops=("### Instruction:",),

@@ -1,6 +1,6 @@
 r"""A template of the table and a conversation -> parts.
 
-Learned of an answer is what is said and all that follows, up to the special token that ends it:
+Learned of an answer is all that does not stand in a prompt, up to the special token that ends it:
 
     <|im_start|> assistant \n  Hello  <|im_end|> \n
           0          0      0    1        1       0
@@ -38,7 +38,8 @@ def write(
     for i, message in enumerate(messages):
         is_before = compat and i < first
         turn = _turn(template, message, after_answer=i > 0 and messages[i - 1].role == "assistant")
-        flags = _flags(turn, loss == "all" or is_before, i in learned)
+        is_whole = loss == "all" or is_before
+        flags = _flags(turn, is_whole, i in learned, len(template.opening))
         if (template.learns_next and i - 1 in learned) or (compat and i <= first):
             flags[0] = True
         parts += _parts(turn, message, flags, template)
@@ -57,10 +58,7 @@ def prompt(template: Template, messages: Iterable[Message]) -> list[Part]:
     for i, message in enumerate(messages):
         turn = _turn(template, message, after_answer=i > 0 and messages[i - 1].role == "assistant")
         parts += _parts(turn, message, [False] * len(turn), template)
-    opening = template.opening
-    if opening is None:
-        opening = template.assistant[: template.assistant.index(TEXT)]
-    return parts + [_part(piece, "assistant", False) for piece in opening]
+    return parts + [_part(piece, "assistant", False) for piece in template.opening]
 
 
 def _checked(template: Template, messages: Iterable[Message]) -> list[Message]:
@@ -103,13 +101,14 @@ def _turn(template: Template, message: Message, after_answer: bool) -> Turn:
     return turn
 
 
-def _flags(turn: Turn, whole: bool, answer: bool) -> list[bool]:
-    """Returns which pieces of a turn are learned."""
+def _flags(turn: Turn, whole: bool, answer: bool, first: int) -> list[bool]:
+    """Returns which pieces of a turn are learned; of an answer, those from number `first` on."""
     if whole or not answer:
         return [whole] * len(turn)
-    said = turn.index(TEXT)
-    last = max([said, *(i for i, piece in enumerate(turn) if isinstance(piece, Special))])
-    return [said <= i <= last for i in range(len(turn))]
+    first -= turn[first - 1 : first] == (" ",)  # Where a prompt ends in a space, it is left out.
+    ends = [i for i, piece in enumerate(turn) if isinstance(piece, Special) and i > first]
+    last = max([turn.index(TEXT), *ends])
+    return [first <= i <= last for i in range(len(turn))]
 
 
 def _parts(
