@@ -48,7 +48,10 @@ def convert(path: Path) -> tuple[Json | None, Json]:
         return None, special
     value, known = _tokenizer_json(proto), {p.piece: id for id, p in enumerate(proto.pieces)}
     added = added_tokens.read(path.parent / added_tokens.FILE, known, len(known))
-    for name, id in sorted(added.items(), key=lambda entry: entry[1]):
+    names = {id: name for name, id in added.items()}
+    for id in range(len(known), max(names, default=-1) + 1):
+        # The library counts ids on, whatever stands in the file: an unused one needs a name.
+        name = names.get(id, f"<unused_{id}>")
         value["added_tokens"].append({"id": id, "content": name, "special": True, **_NO_STRIPPING})
     return value, special
 

@@ -29,7 +29,7 @@ OTHER = {"<|system|>": 1, "<|prompter|>": 2, "<|assistant|>": 3}
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare")
-    model = train_tokenizer([Path(random.__file__).read_text()], TokenizerTrainingConfig(vocab=300))
+    model = train_tokenizer([Path(random.__file__).read_text()], TokenizerTrainingConfig(vocab=400))
     (folder / "tokenizer.model").write_bytes(model)
     return folder
 
@@ -53,7 +53,7 @@ def test_ids_of_a_release_are_resolved_by_name(release, folder):
     chat = load_chat("oasst", load_tokenizer(folder))
     found = chat.encode(TWO).ids
     names = ("<|prompter|>", "<|assistant|>")
-    assert [found[1], found[4]] == [size + release[name] for name in names]
+    assert [found[1], found[found.index(2) + 1]] == [size + release[name] for name in names]
     assert chat.tokenizer.vocab_size == size + max(release.values()) + 1
     assert all(chat.tokenizer.is_control(size + place) for place in release.values())
 
@@ -76,8 +76,8 @@ def test_missing_names_get_the_next_ids_and_known_ones_keep_theirs(kind, folder)
         found = load_tokenizer(folder)
         added_tokens.extend(folder / kind, found.special, found.vocab_size, names)
     after = load_tokenizer(folder)
-    assert [after.special[name] for name in ("<a>", "<b>", "<c>")] == [300, 301, 302]
-    assert after.vocab_size == 303 and after.encode("S") == load_tokenizer(folder).encode("S")
+    assert [after.special[name] for name in ("<a>", "<b>", "<c>")] == [400, 401, 402]
+    assert after.vocab_size == 403 and after.encode("S") == load_tokenizer(folder).encode("S")
     assert not any(after.is_control(id) for id in after.encode("<a> </s>"))
     (folder / "copy").mkdir()
     copy_tokenizer(after, folder / "copy")
@@ -90,12 +90,12 @@ def test_an_exported_tokenizer_has_them_in_transformers_too(folder):
 
     size = add(folder, OTHER)
     model = ModelConfig(
-        layers=1, embed=8, mlp=8, heads=1, kv_heads=1, head_dim=8, vocab=320, context=64
+        layers=1, embed=8, mlp=8, heads=1, kv_heads=1, head_dim=8, vocab=416, context=64
     )
     ours = load_tokenizer(folder)
     companions.complete_tokenizer(folder, model)
     theirs = transformers.AutoTokenizer.from_pretrained(str(folder))
-    # 300 is nobody's: this release begins with 301.
+    # 400 is nobody's: this release begins with 401.
     assert theirs.convert_tokens_to_ids("<|system|>") == size + 1
     ids = load_chat("oasst", ours).encode(TWO).ids
     text = "<|prompter|>Q</s><|assistant|>A</s>"
@@ -105,12 +105,12 @@ def test_an_exported_tokenizer_has_them_in_transformers_too(folder):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"<a>": 299}', "'<a>' has the id 299; a new name must have an unused id, from 300 on"),
+        ('{"<a>": 399}', "'<a>' has the id 399; a new name must have an unused id, from 400 on"),
         ('{"<a>": "x"}', "has the id 'x'"),
         ('{"<a>": true}', "has the id True"),
-        ('{"": 300}', "'' has the id 300"),
-        ('{"<s>": 300}', "'<s>' has the id 300"),
-        ('{"<a>": 300, "<b>": 300}', "'<b>' and '<a>' both have the id 300"),
+        ('{"": 400}', "'' has the id 400"),
+        ('{"<s>": 400}', "'<s>' has the id 400"),
+        ('{"<a>": 400, "<b>": 400}', "'<b>' and '<a>' both have the id 400"),
         ('{"<a>": 99999999999}', "has the id 99999999999"),
         ("[1]", "must hold a JSON object"),
         ("{", "JSON"),
@@ -126,17 +126,17 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 
 
 @settings(max_examples=100)
-@given(st.dictionaries(st.text(max_size=4), VALUES | st.integers(295, 310), max_size=5) | VALUES)
+@given(st.dictionaries(st.text(max_size=4), VALUES | st.integers(395, 410), max_size=5) | VALUES)
 def test_any_json_gives_a_tokenizer_or_a_sentence(bare, value):
     path = bare / "any.json"
     path.write_text(json.dumps(value))
     known = {"<s>": 1, "a": 5}
     try:
-        found = added_tokens.read(path, known, 300)
+        found = added_tokens.read(path, known, 400)
     except DataError:
         return
     assert len(set(found.values())) == len(found) and not set(found) & set(known)
-    assert all(300 <= id < 1 << 21 for id in found.values())
+    assert all(400 <= id < 1 << 21 for id in found.values())
 
 
 def test_a_template_whose_tokens_are_missing_says_what_to_type(bare):
@@ -147,7 +147,7 @@ def test_a_template_whose_tokens_are_missing_says_what_to_type(bare):
 def test_a_token_that_is_read_out_of_any_text_is_refused(folder):
     value, _ = sentencepiece_json.convert(folder / "tokenizer.model")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    for id, name in enumerate(("<|im_start|>", "<|im_end|>"), 300):
+    for id, name in enumerate(("<|im_start|>", "<|im_end|>"), 400):
         value["added_tokens"].append({"id": id, "content": name, "special": True, **flags})
     files.write_json(folder / "tokenizer.json", value)
     load_chat("chatml", load_tokenizer(folder))
@@ -160,5 +160,5 @@ def test_a_token_that_is_read_out_of_any_text_is_refused(folder):
 def test_a_vocabulary_is_padded_to_a_multiple_of_16(folder):
     assert (added_tokens.padded(32_005), added_tokens.padded(32_000)) == (32_016, 32_000)
     add(folder, RELEASED)
-    with pytest.raises(ValueError, match=r"Set config.model.vocab=306 \(or 320, a multiple of 16"):
-        check_vocabulary(load_tokenizer(folder), 300)
+    with pytest.raises(ValueError, match=r"Set config.model.vocab=406 \(or 416, a multiple of 16"):
+        check_vocabulary(load_tokenizer(folder), 400)
