@@ -5,6 +5,7 @@ Through the real path: chat template -> prepared folder -> rows -> loss and grad
 
 import dataclasses
 import functools
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -111,6 +112,13 @@ def test_a_packed_batch_has_the_token_weighted_loss_of_its_conversations(
 ):
     packed, single = rows_of(folder, packing, tmp_path), alone(folder, tmp_path)
     assert len(packed) < len(single) == 11
+    tokenizer = load_tokenizer(folder)
+    # What weighs is what the assistant says, and nothing else.
+    words = Counter[str]()
+    for row in packed:
+        learned = tokenizer.decode(row.target_BT[row.weight_BT > 0].tolist())
+        words.update(learned.replace("end", "end ").split())
+    assert words == {"dog": sum(1 + i * i % 14 for i in range(11)), "end": 11}
     weights, losses = [], []
     for row in single:
         loss, weight, _ = measure([row])

@@ -13,6 +13,7 @@ from llama_jax.config.prepare import ExecutorConfig, PrepareConfig, PrepareSourc
 from llama_jax.config.prepare import TokenizerTrainingConfig as Training
 from llama_jax.core.errors import DataError
 from llama_jax.data.preparation import overlong
+from llama_jax.data.preparation.job import Job
 from llama_jax.data.preparation.mixing import Mixer
 from llama_jax.data.preparation.overlong import Piece
 from llama_jax.data.sources.records import table
@@ -110,7 +111,7 @@ def test_without_a_template_they_are_plain_text(run):
     assert not any(id >= 310 for ids, _ in found for id in ids)
 
 
-def test_a_jinja_file_does_too_and_a_change_of_it_counts(run, tmp_path):
+def test_a_jinja_file_does_too(run, tmp_path):
     path = tmp_path / "chat_template.jinja"
     text = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -121,6 +122,31 @@ def test_a_jinja_file_does_too_and_a_change_of_it_counts(run, tmp_path):
     chat = load_chat("chatml", tokenizer)
     want = [chat.encode(messages(said(i)), bos=False) for i in range(24)]
     assert sorted(found) == sorted((e.ids, e.weights.tolist()) for e in want)
+
+
+def test_another_text_in_a_template_file_makes_parts_anew(run, tmp_path):
+    path = tmp_path / "chat.jinja"
+    path.write_text(PLAIN)
+    run(template=str(path), loss="all")
+    source = PrepareSourceConfig(
+        path=str(tmp_path / "in3"), record="sharegpt", chat=ChatConfig(template=str(path))
+    )
+    config = PrepareConfig(output=str(tmp_path / "o"), sources={"chat": source})
+    tokenizer = tmp_path / "out1/tokenizer"
+    first = Job.start(config, tmp_path, tokenizer).digest
+    assert Job.start(config, tmp_path, tokenizer).digest == first
+    path.write_text(PLAIN.replace("\n", " "))
+    assert Job.start(config, tmp_path, tokenizer).digest != first
+
+
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+def test_a_template_that_always_fails_ends_the_job_soon(run, tmp_path):
+    path = tmp_path / "chat.jinja"
+    path.write_text("{{ 'a' * 10**11 }}")
+    with pytest.raises(DataError, match=r"more memory than it may have\. So it was 11 times"):
+        run(text=TextConfig(on_error="skip", largest_skipped_share=1.0), template=str(path))
 
 
 def test_what_a_template_refuses_is_left_out_and_counted(run):
@@ -149,10 +175,13 @@ def test_long_and_short_ones_do_not_depend_on_parts_or_workers(files, run):
     assert sorted(seeded) != sorted(want)
 
 
+@pytest.mark.parametrize("most", [20, 60])
 @pytest.mark.parametrize("how", ["truncate", "window", "drop", "split"])
-def test_no_document_is_longer_than_allowed_and_each_has_something_to_learn(how, run):
-    _, found, report, store = run(VARIED, template="oasst", max_length=60, overlong=how)
-    assert found and all(len(ids) <= 60 and any(weights) for ids, weights in found)
+def test_no_document_is_longer_than_allowed_and_each_has_something_to_learn(how, most, run):
+    _, found, report, store = run(VARIED, template="oasst", max_length=most, overlong=how)
+    assert found and all(len(ids) <= most and any(weights) for ids, weights in found)
+    if how == "truncate" and most == 20:  # Every long one begins with a longer question.
+        assert report["dropped"] == {"nothing left to be learned": 8}
     counts = Counter(report["dropped"]) + Counter(report["reshaped"])
     assert set(counts) & {"truncated", "windowed", "too long", "split"}
     assert store.manifest.reshaped == report["reshaped"]
@@ -164,14 +193,16 @@ def test_a_long_one_is_an_error_unless_a_choice_is_made(run):
 
 
 def test_joined_short_ones_lose_no_token(run):
-    _, alone, *_ = run(template="oasst")
+    odd = [said(i) for i in range(23)]
+    _, alone, *_ = run(odd, template="oasst")
     _, joined, report, store = run(
-        template="oasst", mix_length_threshold=10_000, mix_probability=1.0
+        odd, template="oasst", mix_length_threshold=10_000, mix_probability=1.0
     )
-    assert len(joined) == 12 and report["reshaped"] == {"joined": 12}
-    assert store.manifest.documents == 12 and report["documents"] == 24
+    assert len(joined) == 12 and report["reshaped"] == {"joined": 11}
+    assert store.manifest.documents == 12 and report["documents"] == 23
     halves = [(len(a[0]), a, b) for a in alone for b in alone]
     whole = {(tuple(a[0] + b[0]), tuple(a[1] + b[1])) for _, a, b in halves}
+    whole |= {(tuple(ids), tuple(weights)) for ids, weights in alone}
     assert all((tuple(ids), tuple(weights)) in whole for ids, weights in joined)
     assert sum(len(ids) for ids, _ in joined) == sum(len(ids) for ids, _ in alone)
 

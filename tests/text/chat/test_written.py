@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from llama_jax.text.chat import parts, written
 from llama_jax.text.chat.chat import load_chat
 from llama_jax.text.chat.conversation import Message, Refused
+from llama_jax.text.chat.parts import Part
 from llama_jax.text.chat.table import TEMPLATES
 
 SYSTEM, ONE = Message("system", "S"), [Message("user", "Q"), Message("assistant", "A")]
@@ -120,11 +121,13 @@ def test_only_the_last_answer_is_learned_with_the_loss_of_gatt(tokenizer):
         assert chat.encode(TWO, "all").weights.sum() == len(found.ids) - found.ids.count(1)
 
 
+@pytest.mark.parametrize("answer", ["B", "é"])
 @pytest.mark.parametrize("name", STRINGS)
-def test_what_is_learned_begins_where_a_prompt_ends(name, tokenizer):
-    """So the model goes on from ids that it has seen."""
+def test_what_is_learned_begins_where_a_prompt_ends(name, answer, tokenizer):
+    """So the model goes on from ids that it has seen; the space before é is a token of its own."""
     chat = load_chat(name, tokenizer)
-    whole, prompt = chat.encode(TWO, "last"), chat.prompt(TWO[:-1])
+    turns = [*TWO[:-1], Message("assistant", answer)]
+    whole, prompt = chat.encode(turns, "last"), chat.prompt(TWO[:-1])
     assert whole.ids[: len(prompt)] == prompt
     assert whole.weights.nonzero()[0][0] == len(prompt)
 
@@ -136,6 +139,15 @@ def test_what_is_learned_ends_where_generation_stops(name, tokenizer):
     last = found.ids[int(found.weights.nonzero()[0][-1])]
     assert last in chat.stop_ids
     assert chat.stop_strings == TEMPLATES[name].stops
+
+
+def test_a_token_of_two_parts_belongs_to_the_last_and_is_learned_with_either(tokenizer):
+    for flags in ((False, True), (True, False)):
+        said = [Part("S ", "user", False, flags[0]), Part("Q", "assistant", False, flags[1])]
+        found = parts.encode(said, tokenizer)
+        assert found.ids == tokenizer.encode("S Q")  # Two tokens: _S and _Q.
+        assert [parts.ROLES[role] for role in found.roles] == ["user", "assistant"]
+        assert found.weights.tolist() == [flags[0], True]
 
 
 def test_a_token_has_the_role_of_the_one_who_speaks(tokenizer):
