@@ -116,8 +116,9 @@ def test_a_packed_batch_has_the_token_weighted_loss_of_its_conversations(
     # What weighs is what the assistant says, and nothing else.
     words = Counter[str]()
     for row in packed:
-        learned = tokenizer.decode(row.target_BT[row.weight_BT > 0].tolist())
-        words.update(learned.replace("end", "end ").split())
+        learned = row.target_BT[row.weight_BT > 0].tolist()
+        assert tokenizer.bos_id not in learned
+        words.update(tokenizer.decode(learned).replace("end", "end ").split())
     assert words == {"dog": sum(1 + i * i % 14 for i in range(11)), "end": 11}
     weights, losses = [], []
     for row in single:

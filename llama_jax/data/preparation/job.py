@@ -58,8 +58,9 @@ class Job:
                 if value := operator.attrgetter(setting)(source):
                     need("datatrove", f"config.sources.{name}.{setting} is {value!r}")
         sets = Index(config.decontaminate).sets_sha256 if config.decontaminate.sets else ""
-        found, templates = load_tokenizer(tokenizer), chats.digest(config)
+        found = load_tokenizer(tokenizer)
         chats.check(config, found)
+        templates = chats.digest(config)
         parts = tuple(parts_of(config))
         return cls(config, parts, work, tokenizer, found.sha256, sets, templates)
 

@@ -94,7 +94,7 @@ def _text(parts: Sequence[Part], tokenizer: Tokenizer) -> Encoded:
 def missing(names: Sequence[str], known: Mapping[str, int]) -> str:
     """Returns the sentence for special tokens that a tokenizer lacks."""
     return (
-        f"the tokenizer has no special token {', '.join(names)}, only {', '.join(known)}. Add "
-        f"what is missing with --config.added_tokens={','.join(names)} when the data are prepared, "
-        "or take the tokenizer that the model was trained with."
+        f"the tokenizer has no special token {', '.join(names)}, only {', '.join(known)}. Prepare "
+        f'the data with --config.added_tokens="{tuple(names)}", or take the tokenizer that the '
+        "model was trained with."
     )
