@@ -36,6 +36,7 @@ from llama_jax.data.preparation.account import Account
 from llama_jax.data.preparation.executors import execute
 from llama_jax.data.preparation.job import Job
 from llama_jax.telemetry import progress
+from llama_jax.text import added_tokens
 from llama_jax.text.tokenizer import load_tokenizer
 
 
@@ -55,6 +56,9 @@ def prepare(config: PrepareConfig) -> None:
         return  # A cluster does it.
     shutil.rmtree(work, ignore_errors=True)
     _print_table(output)
+    if config.added_tokens:
+        rows = added_tokens.padded(load_tokenizer(output / "tokenizer").vocab_size)
+        print(f"The tokenizer has added tokens. Train with --config.model.vocab={rows} or more.")
 
 
 def _build_or_clear(output: Path, work: Path, config: PrepareConfig) -> bool:
@@ -143,7 +147,8 @@ def _print_table(output: Path) -> None:
     for name, value in report.items():
         account = Account.of_json(value)
         dropped = ", ".join(f"{count} {reason}" for reason, count in account.dropped.items())
-        print(f"{name}: {account.words:,} words; left out: {dropped or 'nothing'}")
+        changed = "".join(f"; {count} {how}" for how, count in account.reshaped.items())
+        print(f"{name}: {account.words:,} words; left out: {dropped or 'nothing'}{changed}")
 
 
 if __name__ == "__main__":

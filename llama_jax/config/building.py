@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Literal
 
-# Records that are examples of a task, and those that are conversations.
+from llama_jax.config import chat
+
+# Records that are examples of a task.
 TASKS = ("natural_instructions", "p3", "prompt_completion")
-CONVERSATIONS = ("sharegpt", "orca_chat")
 _OF = {
     "documents": (),
     "ul2": (),
@@ -47,7 +48,7 @@ class BuildConfig:
 
     def check_record(self, record: str) -> None:
         """Raises ValueError if nothing of this kind can be built of such records."""
-        needed = {"fewshot": TASKS, "conversations": CONVERSATIONS}.get(self.kind)
+        needed = {"fewshot": TASKS, "conversations": chat.RECORDS}.get(self.kind)
         if needed and record not in needed:
             raise ValueError(
                 f"build.kind is {self.kind!r} but record is {record!r}; it must be one of "

@@ -45,13 +45,13 @@ class FilterConfig:
         if not 0 <= self.language_score <= 1:
             raise ValueError(f"language_score is {self.language_score}; it must be in [0, 1].")
         if not self.languages:
-            _refuse(self, ("language_field", "language_model"), "languages is empty")
+            refuse_idle(self, ("language_field", "language_model"), "languages is empty")
         if not self.language_model:
-            _refuse(self, ("language_score",), "language_model is ''")
+            refuse_idle(self, ("language_score",), "language_model is ''")
         else:
-            _refuse(self, ("language_field",), "language_model is set")
+            refuse_idle(self, ("language_field",), "language_model is set")
         if not self.fields and (self.language_model or not self.languages):
-            _refuse(self, ("without_field",), "no field is read")
+            refuse_idle(self, ("without_field",), "no field is read")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class DedupConfig:
             raise ValueError(f"methods is {self.methods}; it names a method twice.")
         for name in ("minhash", "simhash"):
             if name not in self.methods:
-                _refuse(self, (name,), f"methods lacks {name!r}")
+                refuse_idle(self, (name,), f"methods lacks {name!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class DecontaminateConfig:
             raise ValueError("input_fields is empty; name at least one.")
         if not self.sets:
             names = ("n", "normalisation", "texts", "input_fields")
-            _refuse(self, names, "sets is ''")
+            refuse_idle(self, names, "sets is ''")
 
 
 def _check_range(config: Any, low: str, high: str) -> None:
@@ -141,8 +141,12 @@ def _check_at_least(config: Any, least: int, *names: str) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}.")
 
 
-def _refuse(config: Any, names: tuple[str, ...], because: str) -> None:
-    """Refuses settings that differ from their defaults though nothing reads them."""
+def refuse_idle(config: Any, names: tuple[str, ...], because: str) -> None:
+    """Refuses settings that differ from their defaults though nothing reads them.
+
+    Raises:
+        ValueError: One of `names` is set.
+    """
     for entry in dataclasses.fields(config):
         value, factory = entry.default, entry.default_factory
         default = factory() if factory is not dataclasses.MISSING else value

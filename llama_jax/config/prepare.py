@@ -4,7 +4,9 @@ import dataclasses
 from dataclasses import field
 from typing import Literal
 
+from llama_jax.config import chat
 from llama_jax.config.building import BuildConfig
+from llama_jax.config.chat import ChatConfig
 from llama_jax.config.cleaning import DecontaminateConfig, DedupConfig, FilterConfig
 from llama_jax.config.data import READING, SourceConfig, TextConfig, refuse_reading
 
@@ -66,6 +68,7 @@ class PrepareSourceConfig(SourceConfig):
     """A source, and which of its documents are kept, in what form."""
 
     latex: bool = False  # LaTeX becomes text, with the abstract after the paper.
+    chat: ChatConfig = field(default_factory=ChatConfig)  # For records that are conversations.
     filters: FilterConfig = field(default_factory=FilterConfig)
     deduplicate: DedupConfig = field(default_factory=DedupConfig)
     build: BuildConfig = field(default_factory=BuildConfig)  # Of what was kept.
@@ -73,6 +76,16 @@ class PrepareSourceConfig(SourceConfig):
     def __post_init__(self):
         super().__post_init__()
         self.build.check_record(self.record)
+        if self.chat.template and self.record not in chat.RECORDS:
+            raise ValueError(
+                f"record is {self.record!r} but chat.template is {self.chat.template!r}, which "
+                f"needs conversations. Set record to one of {', '.join(map(repr, chat.RECORDS))}."
+            )
+        if self.chat.template and self.build.kind in ("ul2", "fewshot"):
+            raise ValueError(
+                f"chat.template is {self.chat.template!r} but build.kind is {self.build.kind!r}, "
+                "which makes texts, not conversations. Leave one of them out."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +99,8 @@ class PrepareConfig:
     tokenizer_from: Literal["train", "use"] = "train"
     tokenizer: str = ""
     tokenizer_training: TokenizerTrainingConfig = field(default_factory=TokenizerTrainingConfig)
+    # Special tokens that the tokenizer shall have; those that it lacks get ids after its last.
+    added_tokens: tuple[str, ...] = ()
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     held_out: float = 0.02  # Share of whole documents that never reach training, chosen by seed.
     # Writes the documents of a source in an order that the seed decides: training shuffles rows,

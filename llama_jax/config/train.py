@@ -2,12 +2,15 @@
 
 import dataclasses
 from dataclasses import field
+from typing import Literal
 
 from llama_jax.config.data import DataConfig
 from llama_jax.config.evaluate import EvaluatorConfig
 from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig, Dtype, ModelConfig
 from llama_jax.config.optim import OptimConfig
+
+AddedRows = Literal["mean", "normal"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +157,10 @@ class TrainConfig:
     epochs: float = 0.0
     # Starts from these weights: a run directory, a converted folder, or a Hugging Face folder.
     init_from: str = ""
+    # What tokens get that init_from has no rows for (model.vocab is larger, or the tokenizer has
+    # other names): the mean of its rows, or what an untrained model has. Rows move with the names
+    # of their tokens.
+    added_rows: AddedRows = "mean"
     # Continue a run of this workdir although settings that decide results, or the data, differ.
     accept_changes: bool = False
     accumulate: int = 1  # Micro-batches per step; the result equals one large batch.
@@ -184,6 +191,11 @@ class TrainConfig:
             )
         if not self.data.mixture:
             raise ValueError("data.mixture is empty; name at least one source to train on.")
+        if self.added_rows != "mean" and not self.init_from:
+            raise ValueError(
+                f"added_rows is {self.added_rows!r} but init_from is '', so it has no effect. "
+                "Leave it out."
+            )
         if self.data.batch_size % self.accumulate:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}; it must be a multiple of "

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from llama_jax.core.errors import DataError
+from llama_jax.text import added_tokens
 
 Json = dict[str, Any]
 _ModelProto: Any = sentencepiece_model_pb2.__dict__[
@@ -29,7 +30,7 @@ def convert(path: Path) -> tuple[Json | None, Json]:
     Llama's kind: BPE with byte fallback, no normalisation, "▁" before the text.
 
     Raises:
-        DataError: The file is not a sentencepiece model.
+        DataError: The file is not a sentencepiece model, or added_tokens.json contradicts it.
     """
     proto = _ModelProto()
     try:
@@ -43,7 +44,16 @@ def convert(path: Path) -> tuple[Json | None, Json]:
         "unk_token": spec.unk_piece,
         "pad_token": spec.pad_piece if spec.pad_id >= 0 else None,
     }
-    return (_tokenizer_json(proto) if _is_like_llama(proto) else None), special
+    if not _is_like_llama(proto):
+        return None, special
+    value, known = _tokenizer_json(proto), {p.piece: id for id, p in enumerate(proto.pieces)}
+    added = added_tokens.read(path.parent / added_tokens.FILE, known, len(known))
+    names = {id: name for name, id in added.items()}
+    for id in range(len(known), max(names, default=-1) + 1):
+        # The library counts ids on, whatever stands in the file: an unused one needs a name.
+        name = names.get(id, f"<unused_{id}>")
+        value["added_tokens"].append({"id": id, "content": name, "special": True, **_NO_STRIPPING})
+    return value, special
 
 
 def _is_like_llama(proto: Any) -> bool:

@@ -81,11 +81,14 @@ class TokenWriter:
             assert weights is None, "the writer was opened without weighted=True"
         self._offsets.append(self._offsets[-1] + len(ids))
 
-    def finish(self, dropped: Mapping[str, int]) -> Manifest:
+    def finish(
+        self, dropped: Mapping[str, int], reshaped: Mapping[str, int] | None = None
+    ) -> Manifest:
         """Closes the files and writes the manifest, last."""
         tokens = self._tokens.finish()
         weights = () if self._weights is None else self._weights.finish()
         manifest = self._manifest(dropped, self._write_offsets(), tokens, weights)
+        manifest = dataclasses.replace(manifest, reshaped=dict(sorted((reshaped or {}).items())))
         files.write_json(self.folder / MANIFEST, dataclasses.asdict(manifest))
         return manifest
 

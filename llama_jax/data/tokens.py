@@ -60,6 +60,7 @@ class Manifest:
     recipe: dict  # The settings that made it.
     code_version: str
     before: str = ""  # The text that was put before every document.
+    reshaped: dict = dataclasses.field(default_factory=dict)  # Documents that were cut or joined.
     weights: tuple[FileEntry, ...] = ()  # One byte for each token: the weight of predicting it.
 
     @property

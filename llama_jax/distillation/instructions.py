@@ -134,8 +134,8 @@ def _turns(value: Any) -> list[str]:
 
 
 def _sharegpt(record: Mapping[str, Any]) -> list[str]:
-    turns = conversation.sharegpt_turns(record)
-    return [turn.text for turn in turns if turn.speaker == "human"]
+    messages = conversation.sharegpt_messages(record)
+    return [message.text for message in messages if message.role == "user"]
 
 
 def _messages(record: Mapping[str, Any]) -> list[str]:

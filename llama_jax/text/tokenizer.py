@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from sentencepiece import sentencepiece_pb2
 
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
+from llama_jax.text import added_tokens
 
 # The largest public tokenizers have about 20 MB. More is some other file, and parsing it would
 # take ten times its size in memory.
@@ -36,6 +37,8 @@ class Tokenizer(Protocol):
     bos_id: int
     eos_id: int
     pad_id: int | None
+    special: Mapping[str, int]  # Ids that are no text, by name: BOS, EOS, those that were added.
+    pieces: Mapping[str, int]  # The ids of all pieces, special ones too, by name.
     sha256: str  # Of everything that decides which ids a text gets.
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
@@ -107,15 +110,17 @@ def check_vocabulary(tokenizer: Tokenizer, vocab: int, added: int = 0) -> None:
     needed = tokenizer.vocab_size + added
     if needed > vocab:
         more = f" and data.denoise adds {added} ids" if added else ""
+        rows = added_tokens.padded(needed)
+        padded = "" if rows == needed else f" (or {rows}, a multiple of {added_tokens.MULTIPLE})"
         raise ValueError(
             f"the tokenizer {tokenizer.files()[0]} has {tokenizer.vocab_size} pieces{more} but "
-            f"config.model.vocab is {vocab}. Set config.model.vocab={needed}, or "
+            f"config.model.vocab is {vocab}. Set config.model.vocab={needed}{padded}, or "
             "use the tokenizer that the model was trained with."
         )
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model, as Llama 2 ships it."""
+    """A sentencepiece model, as Llama 2 ships it, with the added tokens that stand beside it."""
 
     def __init__(self, path: Path):
         data = path.read_bytes()
@@ -125,11 +130,19 @@ class SentencePieceTokenizer:
             self._model.load_from_serialized_proto(data)
         except (RuntimeError, OSError, ValueError) as error:
             raise DataError(f"{path} is not a sentencepiece model: {error}") from None
-        self.vocab_size: int = self._model.vocab_size()
+        self._size: int = self._model.vocab_size()
+        self._added_path = path.parent / added_tokens.FILE
+        pieces = {self._model.id_to_piece(id): id for id in range(self._size)}
+        added = added_tokens.read(self._added_path, pieces, self._size)
+        control = {piece: id for piece, id in pieces.items() if self._model.is_control(id)}
+        self.special: Mapping[str, int] = control | added
+        self.pieces: Mapping[str, int] = pieces | added
+        self.vocab_size: int = max([self._size, *(id + 1 for id in added.values())])
         self.bos_id: int = _required(self._model.bos_id(), "beginning-of-sequence", path)
         self.eos_id: int = _required(self._model.eos_id(), "end-of-sequence", path)
         self.pad_id: int | None = self._model.pad_id() if self._model.pad_id() >= 0 else None
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        more = json.dumps(added, sort_keys=True).encode() if added else b""
+        self.sha256 = hashlib.sha256(data + more).hexdigest()
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """Returns [bos] + ids + [eos]."""
@@ -162,15 +175,15 @@ class SentencePieceTokenizer:
 
     def is_control(self, id: int) -> bool:
         """True for ids that are no text."""
-        return not 0 <= id < self.vocab_size or self._model.is_control(int(id))
+        return not 0 <= id < self._size or self._model.is_control(int(id))
 
     def is_byte(self, id: int) -> bool:
         """True for pieces that stand for one byte."""
-        return 0 <= id < self.vocab_size and self._model.is_byte(int(id))
+        return 0 <= id < self._size and self._model.is_byte(int(id))
 
     def files(self) -> list[Path]:
-        """Returns the model file."""
-        return [self._path]
+        """Returns the model file, and the one of added tokens."""
+        return [self._path, *([self._added_path] if self._added_path.is_file() else [])]
 
 
 class JsonTokenizer:
@@ -184,18 +197,34 @@ class JsonTokenizer:
         self._model.post_processor = None
         self._model.no_truncation()
         self._model.no_padding()
+        more = self._add_from(path.parent / added_tokens.FILE)
         added = self._model.get_added_tokens_decoder()
         vocabulary = self._model.get_vocab(with_added_tokens=True)
-        self._control = {id for id, token in added.items() if token.special}
+        self.special: Mapping[str, int] = {t.content: id for id, t in added.items() if t.special}
+        self._control = set(self.special.values())
         self._byte = {id for piece, id in vocabulary.items() if _BYTE_PIECE.fullmatch(piece)}
+        self.pieces: Mapping[str, int] = vocabulary
         self._known = set(vocabulary.values())
         self.vocab_size = max(vocabulary.values()) + 1
         special = self._special_tokens()
         self.bos_id = _required(vocabulary.get(special["bos"], -1), "beginning-of-sequence", path)
         self.eos_id = _required(vocabulary.get(special["eos"], -1), "end-of-sequence", path)
         self.pad_id = vocabulary.get(special["pad"])
-        ids = json.dumps([self.bos_id, self.eos_id, self.pad_id]).encode()
+        ids = json.dumps([self.bos_id, self.eos_id, self.pad_id, *more]).encode()
         self.sha256 = hashlib.sha256(path.read_bytes() + ids).hexdigest()
+
+    def _add_from(self, path: Path) -> list[str]:
+        """Adds the special tokens that only stand in added_tokens.json; returns their names."""
+        known = self._model.get_vocab(with_added_tokens=True)
+        more = added_tokens.read(path, known, max(known.values()) + 1)
+        for name, id in sorted(more.items(), key=lambda entry: entry[1]):
+            special = tokenizers.AddedToken(name, normalized=False, special=True)
+            self._model.add_special_tokens([special])
+            if (given := self._model.token_to_id(name)) != id:
+                raise DataError(
+                    f"{path}: {name!r} has the id {id}; {given} is the next unused one."
+                )
+        return sorted(more, key=lambda name: more[name])
 
     def _special_tokens(self) -> dict[str, str]:
         """Returns bos, eos and pad as texts: Llama 2's, or what tokenizer_config.json says."""
@@ -250,7 +279,12 @@ class JsonTokenizer:
 
     def files(self) -> list[Path]:
         """Returns tokenizer.json, and what stands beside it about special tokens."""
-        names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+        names = (
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            added_tokens.FILE,
+            "chat_template.jinja",
+        )
         beside = [self._path.parent / name for name in names]
         return [self._path, *(path for path in beside if path.is_file())]
 

@@ -4,15 +4,19 @@ import sys
 from functools import partial
 
 import jax
+import numpy as np
 import optax
 
 from llama_jax.checkpoint.manager import CheckpointManager
 from llama_jax.config.model import ModelConfig
 from llama_jax.config.train import TrainConfig, too_long
 from llama_jax.converters import weights
+from llama_jax.converters.weights import Weights
 from llama_jax.data.loader import Loader
 from llama_jax.model import llama, vocabulary
 from llama_jax.sharding.layout import Layout
+from llama_jax.text import vocabulary as names
+from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 from llama_jax.training.directory import RunDirectory
 from llama_jax.training.state import TrainState, abstract_state, create_state, with_params
 
@@ -54,13 +58,16 @@ def begin(
         return state
     state = create_state(config, optimizer, abstract)
     if config.init_from:
-        params = read_weights(config.init_from, config, abstract.params)
+        tokenizer = load_tokenizer(config.data.tokenizer)
+        params = read_weights(config.init_from, config, abstract.params, tokenizer)
         state = with_params(state, params)
     return state
 
 
-def read_weights(path: str, config: TrainConfig, abstract: llama.Params) -> llama.Params:
-    """Returns the weights at `path`, placed like `abstract`; a larger vocabulary gets new rows.
+def read_weights(
+    path: str, config: TrainConfig, abstract: llama.Params, tokenizer: Tokenizer
+) -> llama.Params:
+    """Returns the weights at `path`, placed like `abstract`; each token finds its row by name.
 
     Raises:
         ValueError: They are of another model than config.model.
@@ -69,14 +76,37 @@ def read_weights(path: str, config: TrainConfig, abstract: llama.Params) -> llam
     check_same_model(found.model, config.model, path)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     params = found.read(config.compute.param_dtype, shardings)
-    more = config.model.vocab - found.model.vocab
-    if not more:
+    row = rows_by_name(found, config.model.vocab, tokenizer)
+    if np.array_equal(row, np.arange(found.model.vocab)):
         return params
-    print(
-        f"{path}: {more} rows are added to its vocabulary of {found.model.vocab}", file=sys.stderr
+    _report_rows(path, row, found.model.vocab)
+    arrange = partial(
+        vocabulary.arrange,
+        config=config.model,
+        row_V=row,
+        added=config.added_rows,
+        key=jax.random.key(config.seed),
     )
-    grow = partial(vocabulary.grow, config=config.model, key=jax.random.key(config.seed))
-    return jax.jit(grow, out_shardings=shardings)(params)
+    return jax.jit(arrange, out_shardings=shardings)(params)
+
+
+def rows_by_name(found: Weights, vocab: int, tokenizer: Tokenizer) -> np.ndarray:
+    """Returns i32 [vocab]: the row of the weights that each id has; -1 for new ones."""
+    if found.tokenizer is None:
+        return names.same_rows(found.model.vocab, vocab)
+    old = load_tokenizer(found.tokenizer)
+    if old.sha256 == tokenizer.sha256 or old.vocab_size > found.model.vocab:
+        return names.same_rows(found.model.vocab, vocab)
+    return names.rows(old, tokenizer, found.model.vocab, vocab)
+
+
+def _report_rows(path: str, row: np.ndarray, vocab: int) -> None:
+    new, moved = int(np.sum(row < 0)), int(np.sum((row >= 0) & (row != np.arange(len(row)))))
+    said = [f"{new} rows are added to its vocabulary of {vocab}"] * bool(new)
+    said += [f"{moved} tokens have other ids here, and take their rows along"] * bool(moved)
+    lost = vocab - len(np.unique(row[row >= 0]))
+    said += [f"{lost} rows are left out, since no token is called as theirs were"] * bool(lost)
+    print(f"{path}: {'; '.join(said)}", file=sys.stderr)
 
 
 def check_same_model(stored: ModelConfig, model: ModelConfig, path: str) -> None:

@@ -20,6 +20,7 @@ class Account:
     damaged_bytes: int = 0  # Of files whose rest was lost.
     # Documents of 2^(i-1) to 2^i - 1 tokens, by i.
     lengths: Counter = dataclasses.field(default_factory=Counter)
+    reshaped: Counter = dataclasses.field(default_factory=Counter)  # Documents, by what was done.
 
     def add(self, text: str, tokens: int) -> None:
         """Counts one document that is written."""
@@ -35,12 +36,14 @@ class Account:
                 setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         self.dropped.update(other.dropped)
         self.lengths.update(other.lengths)
+        self.reshaped.update(other.reshaped)
         return self
 
     def as_json(self) -> dict[str, Any]:
         """Returns it as JSON can hold it."""
         return dataclasses.asdict(self) | {
             "dropped": dict(sorted(self.dropped.items())),
+            "reshaped": dict(sorted(self.reshaped.items())),
             "lengths": {str(i): count for i, count in sorted(self.lengths.items())},
         }
 
@@ -48,4 +51,5 @@ class Account:
     def of_json(cls, value: dict[str, Any]) -> Self:
         """Returns the account that `as_json` wrote."""
         lengths = Counter({int(i): count for i, count in value["lengths"].items()})
-        return cls(**value | {"dropped": Counter(value["dropped"]), "lengths": lengths})
+        counters = {name: Counter(value[name]) for name in ("dropped", "reshaped")}
+        return cls(**value | counters | {"lengths": lengths})

@@ -16,7 +16,7 @@ from llama_jax.data.preparation.order import split
 from llama_jax.data.recipes import fewshot, long_conversations, ul2_text
 from llama_jax.data.sources.document import Document
 
-Measure = Callable[[str], int]
+Measure = Callable[[Document], int]
 
 
 def build(
@@ -31,7 +31,7 @@ def build(
     Args:
         documents: In the order of files.
         config: What to build.
-        tokens: How many tokens a text becomes.
+        tokens: How many tokens a document becomes.
         seed: For what is left to chance.
         dropped: Documents, by reason.
     """
@@ -40,7 +40,7 @@ def build(
     elif config.kind == "ul2":
         yield from _dialogues(documents, seed, dropped)
     else:
-        measure = tokens if config.unit == "tokens" else len
+        measure = tokens if config.unit == "tokens" else _characters
         for file, members in itertools.groupby(documents, lambda each: split(each.name)[0]):
             if config.kind == "fewshot":
                 yield from _tasks(file, members, config, measure, seed, dropped)
@@ -73,14 +73,14 @@ def _tasks(
     """Yields the texts of every task of a file, in the order in which tasks begin."""
     by_task: dict[str, list[fewshot.Asked]] = {}
     for document in documents:
-        by_task.setdefault(_task_name(file, document, config), []).append(document.origin)
+        by_task.setdefault(_task_name(file, document, config), []).append(document.example)
     form = {"tk_instruct": fewshot.tk_instruct, "dialogue": fewshot.dialogue}[config.form]
     for name, members in by_task.items():
         yield from fewshot.pack(
             fewshot.task_of(name, members),
             form,
             length=config.length,
-            measure=measure,
+            measure=lambda text: measure(Document("", text)),
             most=config.examples,
             seed=seed,
             dropped=dropped,
@@ -108,9 +108,13 @@ def _conversations(
 ) -> Iterator[Document]:
     yield from long_conversations.build(
         file,
-        (document.origin for document in documents),
+        (document.messages for document in documents),
         length=config.length,
         measure=measure,
         threshold=config.similarity,
         dropped=dropped,
     )
+
+
+def _characters(document: Document) -> int:
+    return len(document.text)

@@ -13,15 +13,17 @@ import dataclasses
 import functools
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from llama_jax.config.cleaning import DecontaminateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
-from llama_jax.data.preparation import building, cleaning, merge
+from llama_jax.data.preparation import building, chats, cleaning, merge
 from llama_jax.data.preparation.account import Account
 from llama_jax.data.preparation.decontaminate import Hit, Index
 from llama_jax.data.preparation.deduplication import Deduplication
@@ -33,6 +35,7 @@ from llama_jax.data.sources.files import name_in
 from llama_jax.data.sources.records import table
 from llama_jax.data.token_writer import TokenWriter, tokenise
 from llama_jax.telemetry import progress
+from llama_jax.text.chat.chat import Chat
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -46,6 +49,7 @@ class Job:
     tokenizer: Path  # A folder.
     tokenizer_sha256: str
     sets_sha256: str  # Of the evaluation sets; "" without any.
+    chats_sha256: str  # Of the chat templates that are files.
 
     @classmethod
     def start(cls, config: PrepareConfig, work: Path, tokenizer: Path) -> "Job":
@@ -55,13 +59,16 @@ class Job:
                 if value := operator.attrgetter(setting)(source):
                     need("datatrove", f"config.sources.{name}.{setting} is {value!r}")
         sets = Index(config.decontaminate).sets_sha256 if config.decontaminate.sets else ""
-        sha256 = load_tokenizer(tokenizer).sha256
-        return cls(config, tuple(parts_of(config)), work, tokenizer, sha256, sets)
+        found = load_tokenizer(tokenizer)
+        chats.check(config, found)
+        templates = chats.digest(config)
+        parts = tuple(parts_of(config))
+        return cls(config, parts, work, tokenizer, found.sha256, sets, templates)
 
     @property
     def digest(self) -> str:
         """A hash of everything that decides the result."""
-        return digest(self.parts, self.config, self.tokenizer_sha256, self.sets_sha256)
+        return self._digest_of(self.parts)
 
     def stages(self, output: Path) -> list[Stage]:
         """Returns all stages, in order."""
@@ -76,8 +83,11 @@ class Job:
         """Returns where a finished part lies; another place if anything that decides it changes."""
         alone = not self.config.sources[part.source].deduplicate.methods
         read = [part] if alone else self.of(part.source)
-        name = digest(read, self.config, self.tokenizer_sha256, self.sets_sha256)
-        return self.work / "parts" / f"{part.source}-{part.rank:05d}-{name}"
+        return self.work / "parts" / f"{part.source}-{part.rank:05d}-{self._digest_of(read)}"
+
+    def _digest_of(self, parts: Sequence[Part]) -> str:
+        more = self.tokenizer_sha256, self.sets_sha256, self.chats_sha256
+        return digest(parts, self.config, *more)
 
     def reader(self, part: Part) -> Reader:
         """Returns what reads a part."""
@@ -118,8 +128,10 @@ def _make(job: Job, rank: int) -> None:
         }
         reader = job.reader(part)
         show = stack.enter_context(_bar(job, rank, reader))
-        kept = _built(job, part, _chosen(job, part, reader, account, hits), tokenizer, account)
-        for document, ids, weights in tokenise(kept, tokenizer, config.text):
+        chat = _chat(job, part, tokenizer, stack)
+        kept = _chosen(job, part, reader, account, hits)
+        built = _built(job, part, kept, tokenizer, chat, account)
+        for document, ids, weights in _tokens(job, part, built, tokenizer, chat, reader, account):
             name = "held_out" if is_held_out(document, config) else "train"
             writers[name].add(document, ids, weights)
             account.add(document.text, len(ids))
@@ -134,6 +146,32 @@ def _make(job: Job, rank: int) -> None:
         files.write_json(building / merge.HITS, [dataclasses.asdict(hit) for hit in hits])
 
 
+def _chat(job: Job, part: Part, tokenizer: Tokenizer, stack: contextlib.ExitStack) -> Chat | None:
+    """Returns the chat template of a part, if one is set."""
+    config = job.config.sources[part.source].chat
+    if not config.template:
+        return None
+    chat = chats.load(config, tokenizer)
+    stack.callback(chat.close)
+    return chat
+
+
+def _tokens(
+    job: Job,
+    part: Part,
+    documents: Iterator[Document],
+    tokenizer: Tokenizer,
+    chat: Chat | None,
+    reader: Reader,
+    account: Account,
+) -> Iterator[tuple[Document, list[int], np.ndarray | None]]:
+    """Returns a part's documents with ids and weights, by a chat template if one is set."""
+    text, config = job.config.text, job.config.sources[part.source].chat
+    if chat is None:
+        return tokenise(documents, tokenizer, text)
+    return chats.encode(documents, chat, config, text, job.config.seed, reader, account)
+
+
 def _bar(job: Job, rank: int, reader: Reader) -> contextlib.AbstractContextManager:
     """Returns a bar for a part; ranks in other processes are shown by the one that waits."""
     if job.config.executor.kind != "process":
@@ -143,15 +181,22 @@ def _bar(job: Job, rank: int, reader: Reader) -> contextlib.AbstractContextManag
 
 
 def _built(
-    job: Job, part: Part, documents: Iterable[Document], tokenizer: Tokenizer, account: Account
+    job: Job,
+    part: Part,
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    chat: Chat | None,
+    account: Account,
 ) -> Iterator[Document]:
     """Returns the documents of a part in the form that is written; the others are counted."""
-    text, config = job.config.text, job.config.sources[part.source].build
+    text, source = job.config.text, job.config.sources[part.source]
 
-    def count(written: str) -> int:
-        return len(tokenizer.encode(text.before + written, text.add_bos, text.add_eos))
+    def count(document: Document) -> int:
+        if chat is not None:
+            return len(chats.encoded(document, chat, source.chat, text).ids)
+        return len(tokenizer.encode(text.before + document.text, text.add_bos, text.add_eos))
 
-    return building.build(documents, config, count, job.config.seed, account.dropped)
+    return building.build(documents, source.build, count, job.config.seed, account.dropped)
 
 
 def _chosen(

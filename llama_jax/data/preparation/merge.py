@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from grain.experimental import index_shuffle
 
+from llama_jax.config.chat import ChatConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
@@ -15,6 +16,7 @@ from llama_jax.data.order import ROUNDS
 from llama_jax.data.preparation import picture
 from llama_jax.data.preparation.account import Account
 from llama_jax.data.preparation.decontaminate import Hit, Index
+from llama_jax.data.preparation.mixing import Mixer
 from llama_jax.data.preparation.parts import recipe, uniform
 from llama_jax.data.sources.left_out import LeftOut
 from llama_jax.data.sources.quarantine import Quarantine
@@ -65,18 +67,24 @@ def merge(
         files.write_json(building / RECIPE, recipe(config))
 
 
-def _copy(stores: Sequence[TokenStore], writer: TokenWriter, config: PrepareConfig) -> None:
-    """Copies the documents of all stores, in an order that the seed decides.
+def _copy(
+    stores: Sequence[TokenStore], writer: TokenWriter, config: PrepareConfig, chat: ChatConfig
+) -> int:
+    """Copies the documents of all stores in an order that the seed decides; joins some short ones.
 
     It does not depend on where one store ends and the next begins, and none of it is in memory.
+    Returns how many were joined to another.
     """
+    mixer = Mixer(chat, config.seed, writer.add_ids)
     ends = np.cumsum([store.manifest.documents for store in stores])
     count, seed = int(ends[-1]), int(uniform(config.seed, "order", "") * 2**32)
     with progress.bar(f"Writing {writer.folder.parent.name}, {writer.folder.name}", count) as show:
         for i in range(count):
-            _copy_one(stores, ends, _number(i, count, seed, config.shuffle), writer)
+            mixer.add(i, *_read_one(stores, ends, _number(i, count, seed, config.shuffle)))
             show(i + 1)
+    mixer.finish()
     writer.text_bytes += sum(store.manifest.text_bytes for store in stores)
+    return mixer.joined
 
 
 def _number(i: int, count: int, seed: int, shuffle: bool) -> int:
@@ -84,16 +92,19 @@ def _number(i: int, count: int, seed: int, shuffle: bool) -> int:
     return int(index_shuffle(i, count - 1, seed, ROUNDS)) if shuffle else i
 
 
-def _copy_one(
-    stores: Sequence[TokenStore], ends: np.ndarray, number: int, writer: TokenWriter
-) -> None:
-    """Copies a document, counted over all stores; store i ends before number ends[i]."""
+def _read_one(
+    stores: Sequence[TokenStore], ends: np.ndarray, number: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns ids and weights of a document, counted over all stores.
+
+    Store i ends before number ends[i].
+    """
     place = int(np.searchsorted(ends, number, side="right"))
     store = stores[place]
     first = number - int(ends[place] - store.manifest.documents)
     start, stop = store.offsets[first : first + 2].tolist()
     weights = store.read_weights(start, stop) if store.has_weights else None
-    writer.add_ids(store.read(start, stop), weights)
+    return store.read(start, stop), weights
 
 
 def _judge(path: str, account: Account, config: PrepareConfig) -> None:
@@ -132,8 +143,10 @@ def _merge_source(
         weighted = stores[0].has_weights
         settings = config.text, recipe(config), weighted
         with TokenWriter(folder / split, tokenizer, *settings) as writer:
-            _copy(stores, writer, config)
-            if not writer.finish(dropped).documents:
+            joined = _copy(stores, writer, config, config.sources[name].chat)
+            account.reshaped += Counter(joined=joined)  # Nothing, if there are none.
+            reshaped = account.reshaped if split == "train" else Counter(joined=joined)
+            if not writer.finish(dropped, +reshaped).documents:
                 raise ValueError(
                     f"no document of {name} was chosen for {split}: config.held_out is "
                     f"{config.held_out}. Change it, change config.seed, or use more documents."

@@ -8,6 +8,7 @@ from llama_jax.core import files
 from llama_jax.data.preparation.parts import is_held_out, uniform
 from llama_jax.data.sources.documents import Reader
 from llama_jax.telemetry import progress
+from llama_jax.text import added_tokens
 from llama_jax.text.tokenizer import copy_tokenizer, load_tokenizer
 from llama_jax.text.training import train_tokenizer
 
@@ -23,11 +24,14 @@ def make(folder: Path, config: PrepareConfig) -> None:
     with files.new_folder(folder) as building:
         if config.tokenizer_from == "use":
             copy_tokenizer(load_tokenizer(config.tokenizer), building)
-            return
-        texts = sample(config)
-        with progress.bar("Training the tokenizer", None):
-            model = train_tokenizer(texts, config.tokenizer_training)
-        (building / "tokenizer.model").write_bytes(model)
+        else:
+            texts = sample(config)
+            with progress.bar("Training the tokenizer", None):
+                model = train_tokenizer(texts, config.tokenizer_training)
+            (building / "tokenizer.model").write_bytes(model)
+        found = load_tokenizer(building)
+        names = config.added_tokens
+        added_tokens.extend(found.files()[0], found.special, found.vocab_size, names)
 
 
 def sample(config: PrepareConfig) -> list[str]:

@@ -27,8 +27,8 @@ from llama_jax.data.recipes.order import shuffled
 from llama_jax.data.sources.document import Document
 from llama_jax.data.sources.pieces import Piece, join
 from llama_jax.data.sources.records import conversation, natural_instructions
-from llama_jax.data.sources.records.conversation import Turn
 from llama_jax.data.sources.records.task import UNSAID, Asked, Example, Task
+from llama_jax.text.chat.conversation import Message
 
 Form = Callable[[Task, Sequence[Example]], list[Piece]]
 Measure = Callable[[str], int]  # The length of a text: characters, or tokens.
@@ -50,10 +50,10 @@ def tk_instruct(task: Task, examples: Sequence[Example]) -> list[Piece]:
 
 def dialogue(task: Task, examples: Sequence[Example]) -> list[Piece]:
     """Returns the examples as turns, what to do before the first."""
-    turns = [Turn("system", task.definition)]
+    messages = [Message("system", task.definition)]
     for example in examples:
-        turns += [Turn("human", example.input), Turn("assistant", example.output)]
-    return list(conversation.pieces(turns))
+        messages += [Message("user", example.input), Message("assistant", example.output)]
+    return list(conversation.pieces(messages))
 
 
 def task_of(name: str, members: Sequence[Asked]) -> Task:

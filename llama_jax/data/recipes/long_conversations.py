@@ -7,21 +7,22 @@ similarity grouped them, with which threshold and in which order, is not known; 
 the pair that reached the length; here none goes beyond it, so that nothing is cut off later.
 """
 
+import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from llama_jax.data.recipes import similarity
 from llama_jax.data.sources.document import Document
-from llama_jax.data.sources.pieces import join
-from llama_jax.data.sources.records.conversation import Turn, pieces
+from llama_jax.data.sources.records import conversation
+from llama_jax.text.chat.conversation import Message, with_words
 
 
 def build(
     name: str,
-    conversations: Iterable[list[Turn]],
+    conversations: Iterable[Sequence[Message]],
     *,
     length: int,
-    measure: Callable[[str], int],
+    measure: Callable[[Document], int],
     threshold: float,
     dropped: Counter[str],
 ) -> Iterator[Document]:
@@ -29,50 +30,50 @@ def build(
 
     Args:
         name: Of what they are, followed by a number, in the names of documents.
-        conversations: A system's turn or none, then what is asked and answered.
+        conversations: The system's message or none, then what is asked and answered.
         length: What is longer by itself stands alone; everything else stays within it.
-        measure: The length of a text: `len` for characters, or a count of tokens.
+        measure: The length of a conversation, in characters or in tokens.
         threshold: Of similarity, in [0, 1]; 0 joins any that share a rarer word.
         dropped: Counts conversations in which nothing is asked ("no question") or answered.
     """
     number = 0
     for system, members in _by_system(conversations, dropped).items():
-        for indices in similarity.group([_asked(turns) for turns in members], threshold):
-            for turns, count in _joined(system, [members[i] for i in indices], length, measure):
-                meta = {"system": system, "conversations": count}
-                yield join(pieces(turns), meta, f"{name}#{number}")
+        for indices in similarity.group([messages[0].text for messages in members], threshold):
+            for document in _joined(system, [members[i] for i in indices], length, measure):
+                yield dataclasses.replace(document, name=f"{name}#{number}")
                 number += 1
 
 
 def _by_system(
-    conversations: Iterable[list[Turn]], dropped: Counter[str]
-) -> dict[str, list[list[Turn]]]:
-    found: dict[str, list[list[Turn]]] = {}
-    for turns in conversations:
-        system = "\n\n".join(turn.text for turn in turns if turn.speaker == "system")
-        said = [turn for turn in turns if turn.speaker != "system" and turn.text.strip()]
-        if not said or said[0].speaker != "human":
+    conversations: Iterable[Sequence[Message]], dropped: Counter[str]
+) -> dict[str, list[list[Message]]]:
+    found: dict[str, list[list[Message]]] = {}
+    for messages in conversations:
+        system = "\n\n".join(message.text for message in messages if message.role == "system")
+        said = with_words(message for message in messages if message.role != "system")
+        if not said or said[0].role != "user":
             dropped["no question"] += 1
-        elif all(turn.speaker == "human" for turn in said):
+        elif all(message.role == "user" for message in said):
             dropped["no answer"] += 1
         else:
             found.setdefault(system, []).append(said)
     return found
 
 
-def _asked(turns: list[Turn]) -> str:
-    return turns[0].text
-
-
 def _joined(
-    system: str, members: list[list[Turn]], length: int, measure: Callable[[str], int]
-) -> Iterator[tuple[list[Turn], int]]:
-    """Yields turns with the system's before them, and how many conversations they were."""
-    first = Turn("system", system)
-    held, count = [first, *members[0]], 1
-    for turns in members[1:]:
-        if measure("".join(piece.text for piece in pieces([*held, *turns]))) > length:
-            yield held, count
-            held, count = [first], 0
-        held, count = held + turns, count + 1
-    yield held, count
+    system: str, members: list[list[Message]], length: int, measure: Callable[[Document], int]
+) -> Iterator[Document]:
+    """Yields conversations with the system's message before them, none of them too long."""
+    held, count = members[0], 1
+    for messages in members[1:]:
+        if measure(_document(system, held + messages, count + 1)) > length:
+            yield _document(system, held, count)
+            held, count = [], 0
+        held, count = held + messages, count + 1
+    yield _document(system, held, count)
+
+
+def _document(system: str, messages: list[Message], count: int) -> Document:
+    first = [Message("system", system)] if system else []
+    meta = {"system": system, "conversations": count}
+    return conversation.document([*first, *messages], meta)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from llama_jax.text.chat.conversation import Message
+
 # Tokenising takes about 50 bytes of memory per byte of one document (sentencepiece 0.2.2, measured
 # on 16 MB), so this is 3 GB. The largest novel has 10 MB.
 LARGEST_DOCUMENT = 64 << 20
@@ -21,7 +23,9 @@ class Document:
     answers: tuple[tuple[int, int], ...] | None = None
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # The record's other fields.
     ids: np.ndarray | None = None  # Of a source of tokens: they stand in for the text.
-    origin: Any = None  # The turns of a conversation, the example of a task: what it was made of.
+    # Of a conversation, which the text tells too: for chat templates, whose tokens are not of text.
+    messages: tuple[Message, ...] = ()
+    example: Any = None  # Of a task, which the text tells too: an Asked.
 
 
 class Unreadable(Exception):

@@ -44,6 +44,15 @@ class Reader:
         """Those that were unreadable, if on_error is "quarantine"."""
         return self.left_out.quarantine
 
+    def leave_out(self, document: Document, problem: Unreadable) -> None:
+        """Leaves out a document that was read, and then could not be used.
+
+        Raises:
+            DataError: None may be left out, or not so many.
+        """
+        self.found -= 1
+        self.left_out.document(problem, Path(document.name), {}, document.text, self.found)
+
     def _nothing(self) -> LeftOut:
         return LeftOut(self.source.path, self._text, whole=not self._is_part)
 

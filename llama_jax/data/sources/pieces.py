@@ -14,11 +14,11 @@ class Piece(NamedTuple):
 
 
 def join(
-    pieces: Iterable[Piece], meta: Mapping[str, Any], name: str = "", origin: Any = None
+    pieces: Iterable[Piece], meta: Mapping[str, Any], name: str = "", example: Any = None
 ) -> Document:
     """Returns the pieces as one text whose answers are where the learned ones stand.
 
-    Learned pieces that touch are one answer. `origin` is what the pieces were made of.
+    Learned pieces that touch are one answer. `example` is what of a task the pieces tell.
 
     Raises:
         Unreadable: Nothing in it is learned.
@@ -36,4 +36,4 @@ def join(
     whole = "".join(texts)
     if not any(whole[start:stop].strip() for start, stop in answers):
         raise Unreadable("no answer", "nothing in it is left to be learned")
-    return Document(name, whole, tuple(answers), meta, origin=origin)
+    return Document(name, whole, tuple(answers), meta, example=example)

@@ -58,7 +58,7 @@ def test_the_form_of_a_conversation():
 
 def test_p3_is_packed_without_a_definition_and_without_wrong_choices():
     records = [json.loads(line) for line in (FIXTURES / "p3.jsonl").open()]
-    task = fewshot.task_of("p3", [each.origin for record in records for each in p3.parse(record)])
+    task = fewshot.task_of("p3", [each.example for record in records for each in p3.parse(record)])
     (document,) = pack(task, dialogue)
     assert document.text.startswith("<human>: ") and document.text.count("Which is wet?") == 1
     assert sorted(learned(document)) == ["Yes", "house", "sea"]

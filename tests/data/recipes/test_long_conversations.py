@@ -7,14 +7,14 @@ import sys
 from collections import Counter
 
 from llama_jax.data.recipes import long_conversations, similarity
-from llama_jax.data.sources.records.conversation import Turn
+from llama_jax.text.chat.conversation import Message
 
 RIVERS = ["How long is the river Elv?", "How deep is the river Elv?", "Is the river Elv long?"]
 BREAD = ["Give a recipe for rye bread", "A recipe for bread with rye, please", "rye bread recipe"]
 
 
 def talk(question, answer="Yes.", system=""):
-    return [Turn("system", system), Turn("human", question), Turn("assistant", answer)]
+    return [Message("system", system), Message("user", question), Message("assistant", answer)]
 
 
 def build(conversations, length=10_000, threshold=0.3, dropped=None):
@@ -23,7 +23,7 @@ def build(conversations, length=10_000, threshold=0.3, dropped=None):
             "a.json",
             conversations,
             length=length,
-            measure=len,
+            measure=lambda document: len(document.text),
             threshold=threshold,
             dropped=Counter() if dropped is None else dropped,
         )
@@ -73,8 +73,8 @@ def test_no_joined_conversation_is_longer_and_the_next_would_not_fit():
 
 def test_conversations_without_a_question_or_an_answer_are_counted():
     dropped = Counter()
-    odd = [[], [Turn("system", "S")], [Turn("assistant", "Hi")], [Turn("human", "Hi")]]
-    odd += [[Turn("human", "Hi"), Turn("assistant", "  ")]]
+    odd = [[], [Message("system", "S")], [Message("assistant", "Hi")], [Message("user", "Hi")]]
+    odd += [[Message("user", "Hi"), Message("assistant", "  ")]]
     assert build(odd, dropped=dropped) == []
     assert dropped == {"no question": 3, "no answer": 2}
 

@@ -16,8 +16,8 @@ _GOLD = re.compile(r"^Gold Document ID: *([0-9]{1,9})\s*\Z", re.MULTILINE)
 def parse(record: Mapping[str, Any]) -> Iterator[Document]:
     """Yields prompt + completion; `text` may say the same once more."""
     prompt, completion = halves = _halves(record)
-    pieces, origin = [Piece(prompt), Piece(completion, True)], Asked(UNSAID, Example(*halves))
-    yield join(pieces, fields.rest(record, _USED), origin=origin)
+    pieces, example = [Piece(prompt), Piece(completion, True)], Asked(UNSAID, Example(*halves))
+    yield join(pieces, fields.rest(record, _USED), example=example)
 
 
 def parse_multi_document_qa(record: Mapping[str, Any]) -> Iterator[Document]:

@@ -26,7 +26,7 @@ def parse(record: Mapping[str, Any]) -> Iterator[Document]:
     shown, bare = instruction(task), dataclasses.replace(task, examples=())
     for example in task.examples:
         pieces = [Piece(shown + question(example)), Piece(example.output, True)]
-        yield join(pieces, meta, origin=Asked(bare, example))
+        yield join(pieces, meta, example=Asked(bare, example))
 
 
 def read_task(record: Mapping[str, Any], name: str = "") -> Task:

@@ -16,7 +16,7 @@ def parse(record: Mapping[str, Any]) -> Iterator[Document]:
     for asked, target in _examples(record):
         meta = fields.rest(record, (*_INPUTS, *_TARGETS))
         pieces = [Piece(f"{asked}\n"), Piece(target, True)]
-        yield join(pieces, meta, origin=Asked(UNSAID, Example(asked, target)))
+        yield join(pieces, meta, example=Asked(UNSAID, Example(asked, target)))
 
 
 def _examples(record: Mapping[str, Any]) -> Iterator[Example]:

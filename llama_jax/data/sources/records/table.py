@@ -15,6 +15,7 @@ from llama_jax.data.sources.records import (
     completion,
     conversation,
     natural_instructions,
+    open_assistant,
     p3,
     plain,
     template,
@@ -31,6 +32,9 @@ PARSERS: dict[str, Parser] = {
     "p3": p3.parse,
     "sharegpt": conversation.parse_sharegpt,
     "orca_chat": conversation.parse_orca_chat,
+    "messages": conversation.parse_messages,
+    "open_assistant": open_assistant.parse,
+    "instruction": conversation.parse_instruction,
 }
 # These read a setting of the source besides the record.
 CONFIGURED: dict[str, Callable[[SourceConfig], Parser]] = {

@@ -85,6 +85,24 @@ SHAPES = {
             ),
         ],
     ),
+    "messages": (
+        {"record": "messages"},
+        [("<human>: Be brief.\n\nName a river.\n<bot>: The Elv.", ["The Elv."])],
+    ),
+    "open_assistant": (
+        {"record": "open_assistant"},
+        [
+            ("<human>: Hi\n<bot>: Hello\n<human>: How?\n<bot>: Well.", ["Hello", "Well."]),
+            ("<human>: Hi\n<bot>: Hey", ["Hey"]),
+        ],
+    ),
+    "instruction": (
+        {"record": "instruction"},
+        [
+            ("<human>: Add the numbers.\n\n1 and 2\n<bot>: 3", ["3"]),
+            ("<human>: Say hi.\n<bot>: Hi.", ["Hi."]),
+        ],
+    ),
     "own": (
         {
             "record": "template",
@@ -148,6 +166,20 @@ def test_meta_may_be_json_in_a_text_and_what_is_not_an_object_stays():
             table.PARSERS["p3"], {"inputs": "a", "targets": "b", "meta": odd}, ""
         )
         assert document.meta == {"meta": odd}
+
+
+def test_a_conversation_keeps_its_messages_beside_its_text():
+    (system, user, assistant) = next(iter(read("messages", record="messages"))).messages
+    assert [m.role for m in (system, user, assistant)] == ["system", "user", "assistant"]
+    assert [m.text for m in (system, user)] == ["Be brief.", "Name a river."]
+    first, _ = read("instruction", record="instruction")
+    assert first.messages == (("user", "Add the numbers.", "1 and 2"), ("assistant", "3", ""))
+
+
+def test_a_tree_in_which_one_speaks_twice_is_unreadable():
+    tree = {"role": "prompter", "text": "a", "replies": [{"role": "prompter", "text": "b"}]}
+    with pytest.raises(Unreadable, match="turns out of order"):
+        list(table.read(table.PARSERS["open_assistant"], {"prompt": tree}, "x"))
 
 
 def test_plain_files_are_books_and_papers():
@@ -365,7 +397,7 @@ def test_a_record_of_which_one_part_is_odd_is_read_or_unreadable(fixture):
 def test_an_unknown_shape_names_the_known_ones():
     with pytest.raises(ValueError, match=r"record is 'sharegtp'; it must be .* Did you mean 'sha"):
         read("sharegpt", record="sharegtp")
-    with pytest.raises(ValueError, match=r"'text', 'template', .*'orca_chat'\.$"):
+    with pytest.raises(ValueError, match=r"'text', 'template', .*'instruction'\.$"):
         read("sharegpt", record="zzz")
 
 
