@@ -13,6 +13,7 @@ from llama_jax.config.evaluate import EvaluateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.config.train import TrainConfig
 from llama_jax.model import llama
+from llama_jax.training.length import with_steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = sorted(ROOT.glob("configs/*.py"))
@@ -58,6 +59,15 @@ def test_an_extension_stretches_by_its_factor(length, variant):
     optim = config.optim
     assert (optim.learning_rate, optim.warmup_steps, optim.weight_decay) == (2e-5, 20, 0.0)
     assert config.data.batch_size == (64 if length == 8 else 128)
+
+
+def test_the_orca_recipe_makes_the_steps_that_its_card_counts():
+    path = ROOT / "configs/llama2_13b_orca_8k.py"
+    config = load.parse(TrainConfig, load_recipe(path).get_config())
+    assert with_steps(config, rows=188_842 + 47_760 + 188_262).steps == 3319
+    assert config.model.vocab == 32_016 and config.model.rope.factor == 2.0
+    held = {name: each.source.max_val_set for name, each in config.evaluation.evaluators.items()}
+    assert held == {"orca_chat": 5000, "fanfics": 1000, "red_pajama": 1000}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -32,9 +32,11 @@ def test_a_recipe_learns_as_a_toy(path, shared, tmp_path):
     config.data.tokenizer = str(shared / "weights/stories260K/tok512.model")
     config.model.vocab = 512 + config.model.vocab - 32_000  # As many rows are added.
     text = (shared / "data/tinyshakespeare/input.txt").read_text()
-    (tmp_path / "text.txt").write_text(text[:200_000])
-    for member in config.data.mixture.values():
-        member.path = str(tmp_path / "text.txt")
+    documents = [json.dumps({"text": text[i : i + 1000]}) for i in range(0, 200_000, 1000)]
+    (tmp_path / "texts.jsonl").write_text("\n".join(documents))
+    evaluators = config.evaluation.evaluators.values()
+    for source in [*config.data.mixture.values(), *(each.source for each in evaluators)]:
+        source.path, source.loss = str(tmp_path / "texts.jsonl"), "all"
     assert train.main(load.parse(TrainConfig, config)) == 0
     found = losses(tmp_path / "run")
     assert len(found) == toy.STEPS

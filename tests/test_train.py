@@ -378,7 +378,7 @@ def test_the_best_checkpoint_stays_and_a_run_that_gets_worse_ends(trainer, data)
 def test_epochs_decide_the_number_of_steps(trainer):
     recipe = trainer.recipe.read_text().replace("    c.steps = 40\n", "")
     trainer.recipe.write_text(recipe)
-    printed = trainer.run("--config.epochs=0.5", "--config.data.temperature=1",
+    printed = trainer.run("--config.epochs=0.5", "--config.data.weight_unit=epochs",
                           "--config.data.mixture.b.weight=1.0")  # fmt: skip
     counts = [int(line.split()[2].replace(",", "")) for line in printed.splitlines()
               if line.startswith(("a ", "b "))]  # fmt: skip

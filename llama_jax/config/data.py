@@ -252,12 +252,12 @@ class DataConfig:
     # "concat" and "segments" cut rows from the concatenated documents: "concat" lets a row attend
     # across documents, "segments" gives each document its own segment id and positions from 0.
     # "first_fit" and "best_fit" do so too, and cut only documents that are longer than a row: whole
-    # ones share a row, whose end is padding.
-    packing: Literal["concat", "segments", "first_fit", "best_fit"] = "concat"
+    # ones share a row, whose end is padding. "alone" gives each a row of its own.
+    packing: Literal["concat", "segments", "first_fit", "best_fit", "alone"] = "concat"
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
-    # What weights count: rows, tokens (of the stream: padded rows and denoised rows take fewer), or
-    # documents.
-    weight_unit: Literal["sequences", "tokens", "documents"] = "sequences"
+    # What weights count: rows, tokens (of the stream: padded rows and denoised rows take fewer),
+    # documents, or epochs: all 1 reads all sources equally often.
+    weight_unit: Literal["sequences", "tokens", "documents", "epochs"] = "sequences"
     # Positive: a source's weight is its number of tokens to the power 1 / temperature. 1 reads all
     # equally often, inf all equally much; 0 uses the weights of the sources.
     temperature: float = 0.0
@@ -273,6 +273,11 @@ class DataConfig:
             raise ValueError(f"prefetch is {self.prefetch}; it must be 0 or more.")
         if self.temperature < 0:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if self.temperature and self.weight_unit == "epochs":
+            raise ValueError(
+                f"weight_unit is 'epochs' but temperature is {self.temperature}, which makes "
+                "weights of tokens. Leave one of them out."
+            )
         for name, source in self.mixture.items():
             self._check_member(f"mixture.{name}", source)
         if self.denoise != DenoiseConfig() and not self._denoises:

@@ -13,6 +13,7 @@ from llama_jax.config.model import DEFAULT_CHUNK
 
 LENGTH = 128  # Tokens of a row, at most.
 STEPS = 10
+HELD_OUT = 16  # Documents that are kept back, at most.
 
 
 def shrink(config: ml_collections.ConfigDict) -> None:
@@ -34,9 +35,13 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.log.every = 1
     if config.evaluation.every:
         config.evaluation.every = STEPS
-    for evaluator in config.evaluation.evaluators.values():
+    evaluators = list(config.evaluation.evaluators.values())
+    for evaluator in evaluators:
         evaluator.sequence_length, evaluator.buckets = LENGTH, min(evaluator.buckets, 4)
         evaluator.rows, evaluator.batch_size = 8, 8
+    for source in [*config.data.mixture.values(), *(each.source for each in evaluators)]:
+        source.max_val_set = min(source.max_val_set, HELD_OUT)
+        source.max_chunk_size = min(source.max_chunk_size, LENGTH)
 
 
 def _shrink_model(config: ml_collections.ConfigDict) -> None:

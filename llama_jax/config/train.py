@@ -153,7 +153,7 @@ class TrainConfig:
     toy: bool = False
     steps: int = 1000  # Optimizer steps.
     # Instead of steps: so many rows as all sources have, times this, over data.batch_size, rounded
-    # down. With data.temperature=1 every source is read so often.
+    # down. With data.weight_unit="epochs" every source is read so often.
     epochs: float = 0.0
     # Starts from these weights: a run directory, a converted folder, or a Hugging Face folder.
     init_from: str = ""

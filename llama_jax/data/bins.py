@@ -1,4 +1,4 @@
-"""Which whole documents share a row of T tokens: first-fit and best-fit by length.
+"""Which whole documents share a row of T tokens: first-fit, best-fit by length, or none.
 
 Four documents, T = 7, packed by "first_fit":
 
@@ -28,7 +28,8 @@ target exactly once. A longer document (a) is cut into pieces of T places and a 
 with the token that was predicted last (a7).
 
 Pieces are taken longest first. "first_fit" takes the first row with room; "best_fit" the one with
-the least room that is enough: d would go to row 2, which it fills. Fitted together are the
+the least room that is enough: d would go to row 2, which it fills. "alone" gives every piece a row
+of its own. Fitted together are the
 documents of a window, 2^14 that follow each other, so that memory does not grow with the store.
 
 The plan is a function of the store's content, T and the kind of fit. It is made once and kept
@@ -53,7 +54,7 @@ from llama_jax.data.numbers import NumberFile
 from llama_jax.data.stream import WINDOW, Stream
 from llama_jax.telemetry import progress
 
-Fit = Literal["first_fit", "best_fit"]
+Fit = Literal["first_fit", "best_fit", "alone"]
 
 VERSION = 1  # Of the plans.
 ROWS, PIECES = "rows.bin", "pieces.bin"
@@ -139,7 +140,11 @@ def _best_fit(free: np.ndarray, places: int) -> int:
     return int(np.argmin((free - places).view(np.uint64)))
 
 
-_FITS = {"first_fit": _first_fit, "best_fit": _best_fit}
+def _alone(free: np.ndarray, places: int) -> int:
+    return len(free) - 1  # The empty one.
+
+
+_FITS = {"first_fit": _first_fit, "best_fit": _best_fit, "alone": _alone}
 
 
 def _write(stream: Stream, length: int, fit: Fit, folder: Path) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def open_rows(
     store: TokenStore,
     source: SourceConfig,
     length: int,
-    packing: Literal["concat", "segments", "first_fit", "best_fit"],
+    packing: Literal["concat", "segments", "first_fit", "best_fit", "alone"],
     cache: Path,
 ) -> Rows:
     """Returns a source's rows of `length` tokens; plans go beside the store, else into `cache`.

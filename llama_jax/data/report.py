@@ -36,9 +36,15 @@ def weights(config: DataConfig, sources: Mapping[str, Rows]) -> dict[str, float]
 
 def _units(config: DataConfig, rows: Rows) -> float:
     """Returns how many of what the weights count are in a row."""
-    if config.weight_unit == "tokens":
-        return rows.taken
-    return rows.stream.documents / rows.count if config.weight_unit == "documents" else 1.0
+    match config.weight_unit:
+        case "tokens":
+            return rows.taken
+        case "documents":
+            return rows.stream.documents / rows.count
+        case "epochs":
+            return 1 / rows.count
+        case "sequences":
+            return 1.0
 
 
 class Report:

@@ -42,7 +42,7 @@ def test_the_drawing(tmp_path, write_store, drawn_rows):
 
 @pytest.mark.parametrize("window", [1, 7, 1000])
 @pytest.mark.parametrize("length", [1, 4, 11, 30])
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", [*FITS, "alone"])
 def test_the_law(counting_store, tmp_path, monkeypatch, length, fit, window):
     """Every token but the first of its document is a target once, in a row with its document."""
     monkeypatch.setattr(stream, "WINDOW", window)
@@ -66,6 +66,9 @@ def test_the_law(counting_store, tmp_path, monkeypatch, length, fit, window):
     assert set(targets.values()) == {1}
     for i, size in enumerate(np.diff(offsets)):
         assert len(homes[i]) == max(-(-(size - 1) // length), 0)  # No more cuts than needed.
+    if fit == "alone":
+        assert all(row.segment_BT.max() == 1 for row in rows)
+        assert len(rows) == sum(map(len, homes.values()))
     used = sum(int((row.segment_BT > 0).sum()) for row in rows)
     assert opened.padding == pytest.approx(1 - used / (len(rows) * length))
 

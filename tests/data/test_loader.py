@@ -157,7 +157,7 @@ def test_mixed_rows_follow_the_weights(load):
     assert names.count("books") == 200
 
 
-@pytest.mark.parametrize("packing", ["concat", "segments", "first_fit", "best_fit"])
+@pytest.mark.parametrize("packing", ["concat", "segments", "first_fit", "best_fit", "alone"])
 def test_batches_are_the_same_for_any_threads_prefetch_mesh_and_start(load, packing):
     """D10: hashes of batches, for 1, 2 and 8 threads, without and with reading ahead."""
     settings = [(threads, prefetch) for threads in (1, 2, 8) for prefetch in (0, 4)]

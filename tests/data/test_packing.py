@@ -93,14 +93,14 @@ def test_concat_is_one_segment_with_full_weight(open_source):
     assert row.weight_BT.tolist() == [1.0] * 16
 
 
-@pytest.mark.parametrize("kind", ["concat", "segments", "first_fit", "best_fit"])
+@pytest.mark.parametrize("kind", ["concat", "segments", "first_fit", "best_fit", "alone"])
 def test_rows_have_the_same_form_however_they_are_packed(open_source, kind):
     for row in epoch(open_source(16, kind)):
         assert [leaf.dtype.name for leaf in vars(row).values()] == ["int32"] * 4 + ["float32"]
         assert {leaf.shape for leaf in vars(row).values()} == {(16,)}
 
 
-@pytest.mark.parametrize("kind", ["concat", "segments", "first_fit", "best_fit"])
+@pytest.mark.parametrize("kind", ["concat", "segments", "first_fit", "best_fit", "alone"])
 def test_the_weight_of_a_prediction_is_the_one_stored_with_its_target(
     open_source, tmp_path, write_store, kind
 ):

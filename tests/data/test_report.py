@@ -57,6 +57,26 @@ def test_weights_over_sequences_tokens_and_documents(sources):
     assert documents["short"] / documents["long"] == pytest.approx(3, rel=1e-3)
 
 
+def test_weights_over_epochs_read_all_equally_often_to_a_row(sources):
+    opened = sources("best_fit")
+    settings = config(weight_unit="epochs")
+    schedule = Schedule([Phase(0, 5, weights(settings, opened))])
+    asked = Report(settings, opened, schedule)
+    assert asked.rows == 175
+    usage = asked.usage(asked.rows // 5)
+    assert [usage[name].epochs for name in ("short", "long")] == [1.0, 1.0]
+    twice = Report(
+        settings,
+        opened,
+        Schedule(
+            [Phase(0, 5, weights(config(weight_unit="epochs", short={"weight": 2.0}), opened))]
+        ),
+    ).usage(50)
+    assert twice["short"].epochs / twice["long"].epochs == pytest.approx(2, rel=0.02)
+    with pytest.raises(ValueError, match="weight_unit is 'epochs' but temperature"):
+        config(weight_unit="epochs", temperature=1.0)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, float("inf")])
 def test_temperature(sources, temperature):
     opened = sources("concat")

@@ -10,6 +10,7 @@ import pytest
 
 from llama_jax import prepare
 from llama_jax.config.building import BuildConfig
+from llama_jax.config.chat import ChatConfig
 from llama_jax.config.cleaning import DecontaminateConfig
 from llama_jax.config.data import TextConfig
 from llama_jax.config.prepare import ExecutorConfig, PrepareConfig, PrepareSourceConfig
@@ -36,11 +37,13 @@ def orca(system, question, answer="Because."):
 def prepared(tmp_path, shared):
     """Returns the texts, weights and report of a source whose files hold these records."""
 
-    def make(files, build, record, part_megabytes=100.0, output="out", decontaminate=""):
+    def make(files, build, record, part_megabytes=100.0, output="out", decontaminate="", chat=""):
         for name, records in files.items():
             (tmp_path / "in").mkdir(exist_ok=True)
             (tmp_path / "in" / name).write_text("\n".join(map(json.dumps, records)))
-        source = PrepareSourceConfig(path=str(tmp_path / "in"), record=record, build=build)
+        source = PrepareSourceConfig(
+            path=str(tmp_path / "in"), record=record, build=build, chat=ChatConfig(template=chat)
+        )
         config = PrepareConfig(
             output=str(tmp_path / output),
             sources={"made": source},
@@ -99,6 +102,27 @@ def test_what_is_built_holds_every_document_once_and_does_not_depend_on_parts(pr
     else:
         assert all(("Be kind." in text) != ("Be brief." in text) for text in texts)
         assert sum(answers.count("Because.") for answers in learned) == 80
+
+
+def test_joined_conversations_are_measured_and_written_by_their_chat_template(prepared):
+    build = BuildConfig(kind="conversations", length=150, similarity=0.0)
+    lengths, texts, learned, _ = prepared(
+        {"a.jsonl": TALKS}, build, "orca_chat", chat="llama2_chat"
+    )
+    assert 110 < max(lengths) <= 150 and len(texts) < 40
+    assert sum(text.count("[INST]") for text in texts) == 40
+    assert all("<human>" not in text and text.count("<<SYS>>") == 1 for text in texts)
+    assert sum(answers.count("Because.") for answers in learned) == 40
+
+
+def test_texts_are_not_written_by_a_chat_template():
+    with pytest.raises(ValueError, match=r"build.kind is .ul2., which makes texts, not conver"):
+        PrepareSourceConfig(
+            path="x",
+            record="sharegpt",
+            build=BuildConfig(kind="ul2"),
+            chat=ChatConfig(template="llama2_chat"),
+        )
 
 
 def test_examples_that_repeat_an_evaluation_set_go_before_they_are_packed(prepared, tmp_path):

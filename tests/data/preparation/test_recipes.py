@@ -1,6 +1,7 @@
 """The shipped recipes of data, on real slices of what they are for."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,28 @@ def test_phase_2_packs_examples_of_a_task_into_32k_tokens(recipe, shared, tmp_pa
     assert sum(length > 30_000 for length in lengths) >= 5
     store = TokenStore(output / "natural_instructions/train", tokenizer)
     assert 0 < store.read_weights(0, 32_768).mean() < 0.9
+
+
+def test_orca_8k_has_the_ids_and_the_mask_of_the_released_model(recipe, tmp_path):
+    config = recipe("data_llama2_13b_orca_8k")
+    talk = {"instruction": "Be kind.", "conversation": [{"input": "Hi", "output": "Hello."}]}
+    (tmp_path / "talks.jsonl").write_text("\n".join([json.dumps(talk)] * 20))
+    config.sources.orca_chat.path = str(tmp_path / "talks.jsonl")
+    config.sources.fanfics.path = str(FIXTURES / "fanfics.jsonl")
+    config.sources.red_pajama.path = str(FIXTURES / "redpajama.jsonl")
+    prepare.prepare(load.parse(PrepareConfig, config))
+    tokenizer = load_tokenizer(Path(config.output) / "tokenizer")
+    assert tokenizer.vocab_size == 32_006
+    store = TokenStore(Path(config.output) / "orca_chat/train", tokenizer)
+    ids, weights = store[0]["tokens"].tolist(), store[0]["weights"].tolist()
+    system, prompter, assistant = 32_003, 32_005, 32_001
+    assert [i for i in ids if i >= 32_000] == [system, prompter, assistant]
+    assert ids[0] == 1 and ids.count(2) == 3 and ids[-1] == 2
+    # The system's part is learned, the question is not, the answer and its end are.
+    asked, answered = ids.index(prompter), ids.index(assistant)
+    assert weights[1 : asked + 1] == [1] * asked
+    assert not any(weights[asked + 1 : answered + 1])
+    assert weights[answered + 1 :] == [1] * (len(ids) - answered - 1)
 
 
 def test_answers_of_multi_document_questions_are_kept_beside_the_tokens(recipe, tmp_path):
