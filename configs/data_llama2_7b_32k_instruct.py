@@ -1,11 +1,11 @@
 r"""The data of Llama-2-7B-32K-Instruct: distilled conversations, BookSum, multi-document questions.
 
     python -m llama_jax.prepare --config=configs/data_llama2_7b_32k_instruct.py \
-        --config.tokenizer=LLaMA-2-7B-32K --config.sources.instruct.path=instructions.jsonl
+        --config.tokenizer=LLaMA-2-7B-32K --config.sources.booksum.path=booksum
 
-Half of the documents are conversations that a larger model answered ({"text": "[INST] ..."}, of
-which 19,000 were taken), a quarter each summaries and questions
-(https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct): configs/llama2_7b_32k_instruct.py
+Half of the documents are conversations that a larger model answered
+(configs/distill_llama2_7b_32k_instruct.py; 19,000 of them were taken), a quarter each summaries and
+questions (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct): configs/llama2_7b_32k_instruct.py
 mixes them so. A pair of BookSum whose texts are missing is counted and left out.
 
 Expect: not measured on the whole sets.
@@ -28,7 +28,9 @@ def get_config():
     c.held_out = 0.0
 
     sources = {
-        "instruct": PrepareSourceConfig(path="instructions.jsonl"),
+        "instruct": PrepareSourceConfig(
+            path="runs/distill/llama2_7b_32k_instruct/instructions.jsonl"
+        ),
         "booksum": PrepareSourceConfig(path="booksum", record="booksum", pattern="**/*.jsonl"),
         "mqa": PrepareSourceConfig(
             path="long-data-collections/fine-tune/natural_questions_10_200_docs",
