@@ -46,7 +46,7 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     tokenizer = load_tokenizer(config.data.tokenizer)
     check_vocabulary(tokenizer, config.model.vocab, config.data.added_ids)
 
-    graph, _ = llama.abstract(config.model, config.compute, layout)
+    graph, _ = llama.abstract(config.model, config.compute, layout, config.lora)
     optimizer = optimizers.adamw(config.optim, config.steps)
 
     def open_data() -> tuple[Loader, list[Evaluator]]:
@@ -59,6 +59,7 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
             tokenizer,
             directory.cache,
             layout.whole_rows(),  # Perplexity by position wants rows in their own order.
+            config.lora,
         )
         return loader, evaluators
 
@@ -66,11 +67,11 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     loader, evaluators = first_alone(processes, "data", open_data)
 
     with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
-        state = begin(config, optimizer, layout, directory, loader, checkpoints)
+        state, base = begin(config, optimizer, layout, directory, loader, checkpoints, processes)
         if processes.id == 0:
             directory.write(tokenizer)
         start = int(state.step)
-        meta = directory.record() | {"data": loader.fingerprint}
+        meta = directory.record() | {"data": loader.fingerprint} | base
         loader.report.refuse_more_epochs(config.steps)
 
         if start >= config.steps:
@@ -94,7 +95,7 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
                 done = step + 1
                 stop = run.must_stop(done)
                 if config.evaluation.due(done, config.steps):
-                    run.evaluate(done, evaluators, state.params)
+                    run.evaluate(done, evaluators, state.all_params)
                 if stop or config.checkpoint.due(done, config.steps):
                     run.save(done, checkpoints, state, meta)
                 if stop:

@@ -9,11 +9,13 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trainer import Trainer
 
 from llama_jax.checkpoint import layout
 from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig, TokenizerTrainingConfig
+from llama_jax.converters import weights
 from llama_jax.prepare import prepare
 
 pytestmark = pytest.mark.process
@@ -279,6 +281,51 @@ def test_denoised_rows_train_and_continue_bitwise(trainer):
     assert "config.data.denoise.loss: 'answers' -> 'all'" in text
 
 
+def adapting(base: Path, **settings) -> list[str]:
+    """Flags that train adapters on a base: six steps, of which 2, 4 and 6 are saved."""
+    lora = {"r": 4, "targets": "('*',)", "dropout": 0.2} | settings
+    flags = ["--config.steps=6", "--config.optim.warmup_steps=1", f"--config.init_from={base}"]
+    return flags + [f"--config.lora.{name}={value}" for name, value in lora.items()]
+
+
+def test_adapters_are_all_that_is_saved_and_continue_bitwise(trainer, straight, tmp_path):
+    flags = adapting(straight.workdir)
+    process = trainer.start(*flags)
+    trainer.wait_for_step(5, process)
+    process.kill()
+    process.join(timeout=60)
+    assert trainer.steps()
+    trainer.run(*flags)
+    losses, arrays = trainer.losses(), trainer.fingerprints(6)
+    shutil.rmtree(trainer.workdir)
+    trainer.run(*flags)
+    assert (trainer.losses(), trainer.fingerprints(6)) == (losses, arrays)
+    assert len(losses) == 6
+    params = {name for name in arrays if name.startswith("params/")}
+    assert len(params) == 16 and all("/lora/" in name for name in params)
+    assert not [name for name in arrays if "base" in name or "kernel" in name]
+    # It is a checkpoint like any other: its base is where it says, and merged.
+    adapted, plain = weights.find(trainer.workdir), weights.find(straight.workdir)
+    assert (adapted.step, adapted.base.path) == (6, straight.workdir)
+    q = "layers/attention/q/kernel"
+    assert (adapted.leaf(q) != plain.leaf(q)).any()
+    np.testing.assert_array_equal(adapted.leaf("norm/scale"), plain.leaf("norm/scale"))
+    text = trainer.run(*flags, "--config.lora.alpha=9", expect=78)
+    assert "config.lora.alpha: 8.0 -> 9.0" in text
+    # Begun anew from what it had learned; and from a base that has gone on since.
+    record = layout.read_record(trainer.workdir / "checkpoints", 6)["base"]
+    assert (record["path"], record["step"]) == (str(straight.workdir), STEPS)
+    copy = shutil.copytree(straight.workdir, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / str(STEPS))
+    moved = [f"--config.init_from={copy}", "--config.accept_changes=True", "--config.steps=8"]
+    assert "holds no checkpoint of step 40" in trainer.run(*flags, *moved, expect=78)
+    first = trainer.workdir.rename(tmp_path / "first")
+    more = adapting(straight.workdir, init_from=first, r=5)
+    assert "config.lora.r is 5 but the adapters" in trainer.run(*more, expect=78)
+    trainer.run(*adapting(straight.workdir, init_from=first))
+    assert trainer.losses()[1] != losses[1]
+
+
 def test_profile_writes_a_trace(trainer):
     flags = ("--config.profile.first=1", "--config.profile.steps=2")
     trainer.run("--config.steps=4", "--config.optim.warmup_steps=1", *flags)
@@ -308,6 +355,7 @@ BAD = {
     ),
     "a mesh that does not fit": (["--config.mesh.fsdp=3"], "devices are attached", 78),
     "weights that are not there": (["--config.init_from=/nowhere"], "/nowhere", 78),
+    "adapters of nothing": (["--config.lora.r=4"], "lora.r is 4 but init_from is empty", 78),
     "batch size and accumulation": (["--config.data.batch_size=5"], "multiple of", 78),
 }
 

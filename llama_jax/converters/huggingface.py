@@ -4,9 +4,11 @@ Memory: reading holds the result, this process's parts of one stacked parameter 
 one tensor; writing holds one stacked parameter and one shard.
 """
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from llama_jax.core import files
 from llama_jax.telemetry import progress
 
 CONFIG = "config.json"
+THREADS = 8  # That read and hash; each holds one tensor.
 Json = dict[str, Any]
 Index = tuple[slice, ...]
 
@@ -54,6 +57,23 @@ class Folder:
     def read(self, name: str, dtype: str) -> np.ndarray:
         """Returns a tensor by its Hugging Face name."""
         return cast(self._reader.read(name), dtype, name)
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of every tensor's name, dtype, shape and bytes, whatever its file."""
+
+        def line(name: str) -> str:
+            array = self._reader.read(name)
+            digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
+            return f"{name} {array.dtype} {array.shape} {digest}"
+
+        wanted = sorted(name for tensor in self._tensors.values() for name in tensor.names())
+        total = hashlib.sha256()
+        # hashlib lets other threads run.
+        with ThreadPoolExecutor(THREADS) as pool, progress.bar("Hashing", len(wanted)) as show:
+            for done, found in enumerate(pool.map(line, wanted), 1):
+                total.update(found.encode() + b"\n")
+                show(done)
+        return total.hexdigest()
 
     def params(
         self, dtype: str | None = None, shardings: Mapping[str, jax.sharding.Sharding] | None = None

@@ -27,6 +27,13 @@ DIMS: dict[str, tuple[str | None, ...]] = {
     "norm/scale": (None,),
     "head/kernel": ("embed", "vocab"),
 }
+# A low-rank adapter lies beside its base, and is split as it: a along inputs, b along outputs.
+_INPUTS = {name: 2 if name == "attention/o/kernel" else 1 for name in DIMS if "/kernel" in name}
+_INPUTS |= {"embed/embedding": 1}
+for _name, _inputs in _INPUTS.items():
+    _folder = f"{_name.rpartition('/')[0]}/lora"
+    DIMS[f"{_folder}/a"] = (*DIMS[_name][:_inputs], None)
+    DIMS[f"{_folder}/b"] = (None, *DIMS[_name][_inputs:])
 
 
 def param_dims(name: str) -> tuple[str | None, ...]:

@@ -166,7 +166,7 @@ class Run:
         """Starts to save the state after `done` steps; its metrics are written first."""
         self._fetch_last()
         with self.phase("checkpoint"):
-            checkpoints.save(done, state, meta)
+            checkpoints.save(done, state.without_base(), meta)
 
     def finish(self, checkpoints: CheckpointManager) -> None:
         """Waits for the last save, and tells how the run ended."""

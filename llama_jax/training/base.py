@@ -1,0 +1,83 @@
+"""The base that adapters are trained on: found, told apart from any other, and read."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from llama_jax.config.lora import LoraConfig
+from llama_jax.config.train import TrainConfig
+from llama_jax.converters import adapters, weights
+from llama_jax.converters.adapters import Base
+from llama_jax.converters.weights import Weights
+from llama_jax.core import tree
+from llama_jax.distributed.processes import Processes, agreed
+from llama_jax.model import llama
+from llama_jax.training.state import TrainState
+
+
+def locate(config: TrainConfig, recorded: dict[str, Any] | None, processes: Processes) -> Base:
+    """Returns where the base of a run is, and its fingerprint, which process 0 takes.
+
+    Args:
+        config: The run's settings.
+        recorded: What its newest checkpoint says of the base; None for a new run.
+        processes: Of the run.
+
+    Raises:
+        ValueError: It is not the base that is recorded.
+    """
+    found = _find(config, recorded)
+    weights.check_same_shape(
+        found.model, config.model, "config.model and its adapters", config.init_from
+    )
+    mark = found.fingerprint() if processes.id == 0 else None
+    mark = agreed(processes, "base", mark)
+    if recorded is not None and mark != recorded["fingerprint"]:
+        raise ValueError(
+            f"{config.init_from} has changed since this run began on it: its fingerprint is "
+            "another. Bring the old weights back, or start anew in another config.workdir."
+        )
+    return Base(str(Path(config.init_from).absolute()), found.step, mark)
+
+
+def read(config: TrainConfig, base: Base, state: TrainState, abstract: TrainState) -> TrainState:
+    """Returns the state with its base, placed like `abstract`."""
+    found = weights.find(config.init_from, base.step or None)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.base)
+    return dataclasses.replace(state, base=found.read(config.compute.param_dtype, shardings))
+
+
+def start(config: TrainConfig, abstract: llama.Params) -> llama.Params:
+    """Returns the adapters at config.lora.init_from, placed like `abstract`.
+
+    Raises:
+        ValueError: They are of other settings than config.lora.
+    """
+    found = adapters.find(config.lora.init_from)
+    _check_same_adapters(found.lora, config.lora, config.lora.init_from)
+    named = found.read(config.model)
+
+    def placed(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        array = np.asarray(named[name]).astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+
+    return tree.map_named(placed, abstract)
+
+
+def _find(config: TrainConfig, recorded: dict[str, Any] | None) -> Weights:
+    # The step too: a run that goes on has a newer one.
+    return weights.find(config.init_from, (recorded or {}).get("step") or None)
+
+
+def _check_same_adapters(stored: LoraConfig, lora: LoraConfig, path: str) -> None:
+    for name in ("r", "alpha", "rank_stabilized", "adapted"):
+        have, want = getattr(stored, name), getattr(lora, name)
+        if have != want:
+            setting = "targets" if name == "adapted" else name
+            raise ValueError(
+                f"config.lora.{setting} is {want} but the adapters at {path} have {have}. Set "
+                f"--config.lora.{setting}={have}."
+            )
