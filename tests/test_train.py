@@ -326,6 +326,16 @@ def test_adapters_are_all_that_is_saved_and_continue_bitwise(trainer, straight, 
     assert trainer.losses()[1] != losses[1]
 
 
+def test_adapters_on_a_quantized_base_continue_bitwise(trainer, straight):
+    flags = [*adapting(straight.workdir, quantization="nf4"), "--config.steps=4"]
+    trainer.run(*flags)
+    losses, arrays = trainer.losses(), trainer.fingerprints(4)
+    assert len(losses) == 4 and not [name for name in arrays if "codes" in name]
+    shutil.rmtree(trainer.workdir / "checkpoints" / "4")
+    trainer.run(*flags)
+    assert (trainer.losses(), trainer.fingerprints(4)) == (losses, arrays)
+
+
 def test_profile_writes_a_trace(trainer):
     flags = ("--config.profile.first=1", "--config.profile.steps=2")
     trainer.run("--config.steps=4", "--config.optim.warmup_steps=1", *flags)

@@ -20,7 +20,7 @@ from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.converters import peft
 from llama_jax.core import files, tree
 from llama_jax.core.errors import DataError
-from llama_jax.model import llama, lora
+from llama_jax.model import llama, lora, quantized
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -118,29 +118,28 @@ def fingerprint_of(meta: dict[str, Any]) -> str:
 
 def merged(adapters: Adapters, params: Any, model: ModelConfig, shardings: Any) -> Any:
     """Returns whole parameters, of which `params` is the base, placed like `shardings`."""
-    read = adapters.read(model)
     named = tree.named_leaves(params)
     where = tree.named_leaves(shardings) if shardings is not None else {}
-
-    def leaf(name: str, base: jax.Array) -> jax.Array:
-        a, b = pair(read, name)
-        if a is None:
-            return base
-        make = jax.jit(
-            lambda base, a, b: lora.merged_leaf(name, base, a, b, adapters.lora.scale),
-            donate_argnums=0,
-            out_shardings=where.get(name),
-        )
-        return make(base, a, b)
-
-    return jax.tree.unflatten(
-        jax.tree.structure(params), [leaf(name, value) for name, value in named.items()]
-    )
+    leaves = [
+        merged_leaf(adapters, model, name, leaf, where.get(name)) for name, leaf in named.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def pair(read: dict[str, np.ndarray], name: str) -> tuple[Any, Any]:
-    """Returns a and b of one of our parameters; (None, None) if it has none."""
-    if not name.endswith(("/kernel", "/embedding")):
-        return None, None
-    folder = f"{name.rpartition('/')[0]}/lora"
-    return read.get(f"{folder}/a"), read.get(f"{folder}/b")
+def merged_leaf(
+    adapters: Adapters, model: ModelConfig, name: str, base: Any, sharding: Any = None
+) -> jax.Array:
+    """Returns a parameter of the base as it was trained: quantized if it was, adapters added."""
+    read, folder = adapters.read(model), f"{name.rpartition('/')[0]}/lora"
+    # A bias lies beside its kernel, and has no adapter.
+    is_matrix = name.endswith(("/kernel", "/embedding"))
+    pair = [read[f"{folder}/{p}"] for p in "ab" if is_matrix and f"{folder}/{p}" in read]
+    if not pair and not quantized.applies(adapters.lora, name):
+        return base
+
+    def make(base: jax.Array, *pair: jax.Array) -> jax.Array:
+        if quantized.applies(adapters.lora, name):
+            base = jax.lax.map(functools.partial(quantized.round_trip, adapters.lora, name), base)
+        return lora.merged_leaf(name, base, *pair, scale=adapters.lora.scale) if pair else base
+
+    return jax.jit(make, donate_argnums=0, out_shardings=sharding)(base, *pair)

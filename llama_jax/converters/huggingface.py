@@ -7,7 +7,7 @@ one tensor; writing holds one stacked parameter and one shard.
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,12 @@ class Folder:
         """
         whole = tuple(slice(0, size) for size in self._tensors[name].shape)
         return self._parts(name, dtype, [whole])[0]
+
+    def layers(self, name: str, dtype: str | None = None) -> Iterator[np.ndarray]:
+        """Yields one of our parameters a layer at a time."""
+        tensor = self._tensors[name]
+        for theirs in tensor.names():
+            yield tensor.to_ours(self.read(theirs, dtype or self.param_dtype))
 
     def _placed(self, name: str, dtype: str | None, sharding: jax.sharding.Sharding) -> jax.Array:
         """Returns one of our parameters; this process reads what its own devices hold of it."""

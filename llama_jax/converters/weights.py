@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llama_jax.converters.cast import cast
 from llama_jax.converters.huggingface import Folder
 from llama_jax.core import files, tree
 from llama_jax.core.errors import DataError
-from llama_jax.model import llama, lora
+from llama_jax.model import llama
 
 TOKENIZER = "tokenizer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
@@ -66,18 +67,26 @@ class Weights:
             DataError: The weights are damaged.
         """
         dtype = dtype or self.dtype
-        if (self.dtype, dtype) == ("float32", "bfloat16"):
-            raise ValueError(
-                f"{self.path} holds float32 weights (or float16) and bfloat16 was asked for, "
-                f"which would round them. Ask for float32, or round them on purpose: python -m "
-                f"llama_jax.convert {self.path} DST --format=orbax --dtype=bfloat16"
-            )
+        self.refuse_rounding(dtype)
         if self.base is not None and self.adapters is not None:
             params = self.base.read(dtype, shardings)
             return adapters.merged(self.adapters, params, self.model, shardings)
         if self.huggingface is not None:
             return self._read_huggingface(self.huggingface, dtype, shardings)
         return self._read_ours(dtype, shardings)
+
+    def refuse_rounding(self, dtype: str) -> None:
+        """Refuses a dtype that holds less than the stored one.
+
+        Raises:
+            ValueError: See above; the message says how to round on purpose.
+        """
+        if (self.dtype, dtype) == ("float32", "bfloat16"):
+            raise ValueError(
+                f"{self.path} holds float32 weights (or float16) and bfloat16 was asked for, "
+                f"which would round them. Ask for float32, or round them on purpose: python -m "
+                f"llama_jax.convert {self.path} DST --format=orbax --dtype=bfloat16"
+            )
 
     def rounded(self, dtype: str) -> llama.Params:
         """Returns the parameters in a dtype, rounded if it holds less than the stored one."""
@@ -95,6 +104,15 @@ class Weights:
             return self.huggingface.leaf(name, dtype or self.dtype)
         stored = self._merged_leaf(name) if self.adapters is not None else self._stored_leaf(name)
         return cast(stored, dtype or self.dtype, name)
+
+    def layers(self, name: str) -> Iterator[np.ndarray]:
+        """Yields one parameter of the layers, as stored, a layer at a time.
+
+        Of a Hugging Face folder one layer is in memory, of anything else all of them.
+        """
+        if self.huggingface is not None:
+            return self.huggingface.layers(name, self.dtype)
+        return iter(self.leaf(name))
 
     def fingerprint(self) -> str:
         """Returns 64 hexadecimal digits of the content: of every tensor, wherever it lies."""
@@ -114,11 +132,9 @@ class Weights:
 
     def _merged_leaf(self, name: str) -> np.ndarray:
         assert self.base is not None and self.adapters is not None
-        a, b = adapters.pair(self.adapters.read(self.model), name)
-        leaf = self.base.leaf(name)
-        if a is None:
-            return leaf
-        return np.asarray(lora.merged_leaf(name, leaf, a, b, self.adapters.lora.scale))
+        return np.asarray(
+            adapters.merged_leaf(self.adapters, self.model, name, self.base.leaf(name))
+        )
 
     def _read_huggingface(self, folder: Folder, dtype: str, shardings: Any) -> llama.Params:
         return folder.params(dtype, None if shardings is None else tree.named_leaves(shardings))

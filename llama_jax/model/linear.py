@@ -9,8 +9,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from llama_jax.config.lora import LoraConfig
+from llama_jax.model import quantized
 from llama_jax.model.contract import contract
 from llama_jax.model.lora import Adapter
+from llama_jax.model.quantized import Quantized
 from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.weights import Dims
@@ -20,8 +22,8 @@ class Linear(nnx.Module):
     """x contracted with `kernel` over the leading `inputs` dimensions, plus an optional bias.
 
     The kernel keeps its dimensions apart ([D, N, H], not [D, N H]), so that each can be sharded
-    and named: as what stands in `place.DIMS` under `name`. Under LoRA it has no gradient, and where
-    it is adapted `lora` adds to its result.
+    and named: as what stands in `place.DIMS` under `name`. Under LoRA it has no gradient, may be
+    quantized, and where it is adapted `lora` adds to its result.
     """
 
     def __init__(
@@ -38,7 +40,12 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
     ):
         kernel = std * jax.random.normal(rngs.params(), inputs + outputs, jnp.float32)
-        self.kernel = nnx.Param(kernel.astype(dtype))
+        kernel = kernel.astype(dtype)
+        self.outputs = outputs
+        self.kernel: nnx.Param | Quantized = nnx.Param(kernel)
+        if quantized.applies(lora, name):
+            matrix_IO = quantized.as_matrix(kernel, len(inputs))
+            self.kernel = Quantized(matrix_IO, lora.quantization, lora.double_quantization)
         self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else nnx.data(None)
         self.layout, self.frozen = layout, lora.r > 0
         self.dims: Dims = (
@@ -51,7 +58,13 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns [B, T, outputs] from [B, T, inputs], in the dtype of x; `key` is of adapters."""
-        y = contract(self.layout, self.dims, x, self.kernel[...], self.frozen)
+        y = self._product(x)
         y = checkpoint_name(y, "product")  # So that a remat policy can keep it.
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)[None, None]
         return y if self.lora is None else y + self.lora(x, key)
+
+    def _product(self, x: jax.Array) -> jax.Array:
+        if not isinstance(self.kernel, Quantized):
+            return contract(self.layout, self.dims, x, self.kernel[...], self.frozen)
+        y_BTO = self.kernel.multiply(x.reshape(*x.shape[:2], -1))
+        return y_BTO.reshape(*x.shape[:2], *self.outputs)

@@ -21,6 +21,7 @@ from llama_jax.model.embedding import Embed
 from llama_jax.model.linear import Linear
 from llama_jax.model.mlp import MLP
 from llama_jax.model.norm import RMSNorm
+from llama_jax.model.quantized import Stored
 from llama_jax.model.remat import remat
 from llama_jax.sharding.layout import Layout, constrain
 
@@ -118,20 +119,22 @@ class Llama(nnx.Module):
         cos_sin = rope.cos_sin(self.config.rope, self.config.head_dim, position_BT, length_B)
         slots = None if cache is None else cache.k_LBSKH.shape[2]
         mask = attention.prepare(self.config, self.compute, self.layout, mask, token_BT, slots)
-        graph, layers = nnx.split(self.layers)
+        graph, stored, *others = nnx.split(self.layers, Stored, ...)
         # Once and not in each layer: so are their gradients, stacked, in this dtype too.
-        layers = jax.tree.map(lambda param: param.astype(self.compute.dtype), layers)
+        layers = jax.tree.map(lambda param: param.astype(self.compute.dtype), others)
 
         def block(carry, scanned):
             x_BTD, cache = carry
-            params, layer, drop, key = scanned
+            stored, params, layer, drop, key = scanned
             x_BTD = checkpoint_name(x_BTD, "layer_input")
-            return nnx.merge(graph, params)(x_BTD, cos_sin, mask, cache, layer, drop, key), None
+            return nnx.merge(graph, stored, *params)(
+                x_BTD, cos_sin, mask, cache, layer, drop, key
+            ), None
 
         block = remat(block, self.compute.remat)
         drops = dropout.by_layer(self.config, dropout_key)
         keys = dropout.adapter_keys(self.lora, self.config.layers, dropout_key)
-        scanned = layers, jnp.arange(self.config.layers), drops, keys
+        scanned = stored, layers, jnp.arange(self.config.layers), drops, keys
         (x_BTD, cache), _ = jax.lax.scan(block, (x_BTD, cache), scanned)
         return self.norm(x_BTD), cache and cache.advance(token_BT.shape[1])
 
@@ -154,6 +157,7 @@ class Llama(nnx.Module):
         """Returns the output matrix; the transposed embedding if they are tied."""
         if self.config.tie_embeddings:
             return self.embed.embedding[...].T
+        assert isinstance(self.head.kernel, nnx.Param)
         return self.head.kernel[...]
 
 

@@ -106,12 +106,12 @@ def merge(params: Params, adapters: Params, scale: float) -> Params:
         a, b = (pairs.get(f"{name.rpartition('/')[0]}/{FOLDER}/{part}") for part in "ab")
         # A bias lies beside its kernel, and has no adapter.
         is_matrix = name.endswith(("/kernel", "/embedding"))
-        return base if a is None or not is_matrix else merged_leaf(name, base, a, b, scale)
+        return base if a is None or not is_matrix else merged_leaf(name, base, a, b, scale=scale)
 
     return tree.map_named(merged, params)
 
 
-def merged_leaf(name: str, base: Any, a: Any, b: Any, scale: float) -> jax.Array:
+def merged_leaf(name: str, base: Any, a: Any, b: Any, *, scale: float) -> jax.Array:
     """Returns base + scale b a of one parameter, layer by layer where it has layers."""
 
     def delta(a: jax.Array, b: jax.Array) -> jax.Array:

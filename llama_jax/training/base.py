@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from llama_jax.config.lora import LoraConfig
@@ -14,7 +15,9 @@ from llama_jax.converters.adapters import Base
 from llama_jax.converters.weights import Weights
 from llama_jax.core import tree
 from llama_jax.distributed.processes import Processes, agreed
-from llama_jax.model import llama
+from llama_jax.model import llama, quantized
+from llama_jax.sharding.layout import Layout
+from llama_jax.telemetry import progress
 from llama_jax.training.state import TrainState
 
 
@@ -43,11 +46,65 @@ def locate(config: TrainConfig, recorded: dict[str, Any] | None, processes: Proc
     return Base(str(Path(config.init_from).absolute()), found.step, mark)
 
 
-def read(config: TrainConfig, base: Base, state: TrainState, abstract: TrainState) -> TrainState:
-    """Returns the state with its base, placed like `abstract`."""
+def read(
+    config: TrainConfig, base: Base, layout: Layout, state: TrainState, abstract: TrainState
+) -> TrainState:
+    """Returns the state with its base, placed like `abstract` and quantized if asked."""
     found = weights.find(config.init_from, base.step or None)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.base)
-    return dataclasses.replace(state, base=found.read(config.compute.param_dtype, shardings))
+    if config.lora.quantization == "none":
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.base)
+        params = found.read(config.compute.param_dtype, shardings)
+    else:
+        params = _quantized(config, found, layout, abstract.base)
+    return dataclasses.replace(state, base=params)
+
+
+def _quantized(
+    config: TrainConfig, found: Weights, layout: Layout, abstract: llama.Params
+) -> llama.Params:
+    """Returns the base; of its matrices one layer's is there before it is quantized."""
+    found.refuse_rounding(config.compute.param_dtype)
+    _, whole = llama.abstract(config.model, config.compute)
+    wanted, params = tree.named_leaves(abstract), {}
+    for name in progress.counted(list(tree.named_leaves(whole)), "Quantizing weights"):
+        if name in wanted:
+            params[name] = _put(found.leaf(name, config.compute.param_dtype), wanted[name].sharding)
+            continue
+        parts = {part: leaf for part, leaf in wanted.items() if part.startswith(f"{name}/")}
+        params |= _quantized_parts(config.lora, found, layout, name, parts)
+    return jax.tree.unflatten(jax.tree.structure(abstract), [params[name] for name in wanted])
+
+
+def _quantized_parts(
+    lora: LoraConfig,
+    found: Weights,
+    layout: Layout,
+    name: str,
+    wanted: dict[str, jax.ShapeDtypeStruct],
+) -> dict[str, jax.Array]:
+    """Returns the parts of one kernel by name, its layers stacked."""
+    shardings = {part: leaf.sharding for part, leaf in wanted.items()}
+    zeros = {part: (leaf.shape, leaf.dtype) for part, leaf in wanted.items()}
+    stacked = jax.jit(
+        lambda: {part: jnp.zeros(*how) for part, how in zeros.items()}, out_shardings=shardings
+    )()
+
+    def put(stacked, layer, kernel):
+        parts = quantized.of_kernel(lora, name, kernel)
+        return {
+            part: jax.lax.dynamic_update_index_in_dim(leaf, parts[part.split("/")[-1]], layer, 0)
+            for part, leaf in stacked.items()
+        }
+
+    # Overwritten in place: the codes of all layers are never there twice.
+    put = jax.jit(put, donate_argnums=0, out_shardings=shardings)
+    for layer, kernel in enumerate(found.layers(name)):
+        stacked = put(stacked, jnp.int32(layer), _put(np.asarray(kernel), layout.sharding()))
+    return stacked
+
+
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def start(config: TrainConfig, abstract: llama.Params) -> llama.Params:
@@ -61,8 +118,7 @@ def start(config: TrainConfig, abstract: llama.Params) -> llama.Params:
     named = found.read(config.model)
 
     def placed(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        array = np.asarray(named[name]).astype(leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: array[index])
+        return _put(np.asarray(named[name]).astype(leaf.dtype), leaf.sharding)
 
     return tree.map_named(placed, abstract)
 

@@ -46,18 +46,19 @@ def begin(
         state, meta = checkpoints.restore(abstract.without_base())
         directory.refuse_changes(meta, loader.fingerprint)
         loader.continue_at(int(state.step), meta["data"])
-        return _with_base(config, state, abstract, meta.get("base"), processes)
+        return _with_base(config, layout, state, abstract, meta.get("base"), processes)
     state = create_state(config, optimizer, abstract.without_base())
     if config.lora.init_from:
         state = with_params(state, base.start(config, abstract.params))
     elif config.init_from and not config.lora.r:
         params = read_weights(config.init_from, config, abstract.params)
         state = with_params(state, params)
-    return _with_base(config, state, abstract, None, processes)
+    return _with_base(config, layout, state, abstract, None, processes)
 
 
 def _with_base(
     config: TrainConfig,
+    layout: Layout,
     state: TrainState,
     abstract: TrainState,
     recorded: dict[str, Any] | None,
@@ -66,7 +67,7 @@ def _with_base(
     if not config.lora.r:
         return state, {}
     where = base.locate(config, recorded, processes)
-    return base.read(config, where, state, abstract), {"base": dataclasses.asdict(where)}
+    return base.read(config, where, layout, state, abstract), {"base": dataclasses.asdict(where)}
 
 
 def read_weights(path: str, config: TrainConfig, abstract: llama.Params) -> llama.Params:

@@ -20,7 +20,7 @@ from llama_jax.config.train import CheckpointConfig
 from llama_jax.converters import adapters, huggingface, huggingface_config, peft, weights
 from llama_jax.core import files, tree
 from llama_jax.core.errors import DataError
-from llama_jax.model import llama, lora
+from llama_jax.model import llama, lora, quantized
 
 MODEL = ModelConfig(
     layers=2, embed=16, mlp=24, heads=2, kv_heads=1, head_dim=8, vocab=32, context=64
@@ -73,6 +73,24 @@ def test_a_run_of_adapters_is_its_base_and_what_it_learned(run):
     for name, want in merged().items():
         np.testing.assert_allclose(whole[name], want, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(found.leaf(name), whole[name])
+
+
+def test_what_was_trained_on_a_quantized_base_is_merged_into_that(run):
+    lora_settings = dataclasses.replace(LORA, targets=("attention/q", "embed"), quantization="int8")
+    found = adapters.find(run)
+    found = dataclasses.replace(found, lora=lora_settings)
+    read = found.read(MODEL)
+    for name, plain in tree.named_leaves(params_of(0)).items():
+        got = adapters.merged_leaf(found, MODEL, name, np.asarray(plain))
+        want = plain
+        if quantized.applies(lora_settings, name):
+            want = jnp.stack([quantized.round_trip(lora_settings, name, w) for w in plain])
+            assert jnp.any(want != plain), name
+        folder = name.rpartition("/")[0]
+        if f"{folder}/lora/a" in read:
+            pair = (read[f"{folder}/lora/{part}"] for part in "ab")
+            want = lora.merged_leaf(name, want, *pair, scale=LORA.scale)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
 def test_a_base_that_changed_is_refused_unless_it_is_named(run, base):

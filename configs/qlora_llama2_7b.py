@@ -1,0 +1,48 @@
+r"""QLoRA on Llama-2-7B at 4,096 tokens, on one GPU of 80 GB (Dettmers et al. 2023).
+
+    python -m llama_jax.convert Llama-2-7b-hf Llama-2-7b-bf16 --format=hf --dtype=bfloat16
+    python -m llama_jax.train --config=configs/qlora_llama2_7b.py \
+        --config.workdir=runs/qlora_7b --config.init_from=Llama-2-7b-bf16 \
+        --config.data.tokenizer=Llama-2-7b-hf --config.data.mixture.own.path=own.jsonl.zst
+    python -m llama_jax.convert runs/qlora_7b exports/qlora_7b --format=peft
+
+Expect: not measured yet. Settings of table 9 of https://arxiv.org/abs/2305.14314.
+"""
+
+from llama_jax.config import load, presets
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.train import TrainConfig
+
+
+def get_config():
+    c = load.default(TrainConfig)
+    c.workdir = "runs/qlora_7b"
+    c.init_from = "Llama-2-7b-bf16"
+    c.steps = 1000
+
+    # Model: the layers' matrices in 4.127 bits, the rest of the base in bfloat16.
+    c.model = load.default(presets.LLAMA2_7B)
+    c.compute.param_dtype = "bfloat16"
+    c.compute.remat = "full"
+    c.compute.attention_chunk = 1024
+    c.lora.r = 64
+    c.lora.alpha = 16.0
+    c.lora.dropout = 0.05
+    c.lora.targets = ("attention/*", "mlp/*")
+    c.lora.quantization = "nf4"
+
+    # Data: 16 rows of 4,096 tokens per step, one at a time.
+    c.data.tokenizer = "Llama-2-7b-hf"
+    c.data.mixture.own = load.default(SourceConfig(path="data/own"))
+    c.data.sequence_length = 4096
+    c.data.batch_size = 16
+    c.accumulate = 16
+
+    # Optimizer
+    c.optim.learning_rate = 1e-4
+    c.optim.warmup_steps = 50
+    c.optim.weight_decay = 0.0
+
+    # Checkpoint: adapters only, some MB.
+    c.checkpoint.every = 100
+    return c
