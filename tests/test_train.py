@@ -14,8 +14,12 @@ import pytest
 from trainer import Trainer
 
 from llama_jax.checkpoint import layout
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.evaluate import EvaluateConfig, EvaluatorConfig, SubjectConfig
+from llama_jax.config.model import ComputeConfig
 from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig, TokenizerTrainingConfig
 from llama_jax.converters import weights
+from llama_jax.evaluate import evaluate
 from llama_jax.prepare import prepare
 
 pytestmark = pytest.mark.process
@@ -246,17 +250,21 @@ def test_non_finite_steps_are_skipped_then_the_run_stops(trainer):
     assert "not both finite" in text and "3 in a row" in text and "rows" in text
 
 
-def test_held_out_evaluation_is_reported(trainer, data):
-    recipe = trainer.recipe.read_text().replace(
+def evaluating(recipe: str, data: Path, rows: int = 8) -> str:
+    """Returns the recipe with held-out rows to measure every other step."""
+    return recipe.replace(
         "    return c",
         f"""    from llama_jax.config.evaluate import EvaluatorConfig
     c.evaluation.every = 2
     c.evaluation.evaluators.own = load.default(EvaluatorConfig(
-        source=SourceConfig(path="{data}/code/held_out"), sequence_length=32, rows=6, batch_size=4,
-        buckets=4))
+        source=SourceConfig(path="{data}/code/held_out"), sequence_length=32, rows={rows},
+        batch_size=4, buckets=4))
     return c""",
     )
-    trainer.recipe.write_text(recipe)
+
+
+def test_held_out_evaluation_is_reported(trainer, data):
+    trainer.recipe.write_text(evaluating(trainer.recipe.read_text(), data, rows=6))
     text = trainer.run("--config.steps=4", "--config.optim.warmup_steps=1")
     assert "step 2 own: loss" in text and "step 4 own: loss" in text
     rows = [json.loads(row) for row in trainer.rows()]
@@ -326,14 +334,35 @@ def test_adapters_are_all_that_is_saved_and_continue_bitwise(trainer, straight, 
     assert trainer.losses()[1] != losses[1]
 
 
-def test_adapters_on_a_quantized_base_continue_bitwise(trainer, straight):
+def test_adapters_on_a_quantized_base_continue_bitwise_and_are_evaluated_as_trained(
+    trainer, straight, data, tmp_path
+):
+    held_out = EvaluatorConfig(
+        source=SourceConfig(path=f"{data}/code/held_out"), sequence_length=32, rows=8, batch_size=8
+    )
+    trainer.recipe.write_text(evaluating(trainer.recipe.read_text(), data))
     flags = [*adapting(straight.workdir, quantization="nf4"), "--config.steps=4"]
-    trainer.run(*flags)
+    trainer.run(*flags, "--config.optim.learning_rate=0.01")
     losses, arrays = trainer.losses(), trainer.fingerprints(4)
     assert len(losses) == 4 and not [name for name in arrays if "codes" in name]
+    own = [json.loads(row).get("eval/own/loss") for row in trainer.rows()]
     shutil.rmtree(trainer.workdir / "checkpoints" / "4")
-    trainer.run(*flags)
+    trainer.run(*flags, "--config.optim.learning_rate=0.01")
     assert (trainer.losses(), trainer.fingerprints(4)) == (losses, arrays)
+    # The base is quantized, then merged, there; beside its adapters, and in bits, here.
+    results = evaluate(
+        EvaluateConfig(
+            workdir=str(tmp_path / "evaluation"),
+            subjects={
+                "adapted": SubjectConfig(checkpoint=str(trainer.workdir)),
+                "base": SubjectConfig(checkpoint=str(straight.workdir)),
+            },
+            evaluators={"own": held_out},
+            compute=ComputeConfig(dtype="float32"),
+        )
+    )["own"]
+    assert results["adapted"].loss == pytest.approx([x for x in own if x][-1], rel=1e-5)
+    assert abs(results["base"].loss - results["adapted"].loss) > 1e-3
 
 
 def test_profile_writes_a_trace(trainer):

@@ -87,6 +87,7 @@ class Run:
             sequence_length=config.data.sequence_length,
             devices=jax.device_count(),
             device_kind=jax.devices()[0].device_kind,
+            lora=config.lora,
         )
         self._console = Console(config.steps, start=start, enabled=is_first)
         self._writers = Writers(
