@@ -184,7 +184,8 @@ def _check_rows(config: TrainConfig, layout: Layout) -> None:
 def _check_quantization(config: TrainConfig, layout: Layout) -> None:
     split = [dim for dim in ("embed", "heads", "mlp", "vocab") if layout.ways(dim) > 1]
     if config.lora.quantization != "none" and split:
-        axes = sorted({axis for dim in split for axis in layout.axes(dim)})
+        sizes = layout.mesh.shape
+        axes = sorted({axis for dim in split for axis in layout.axes(dim) if sizes[axis] > 1})
         raise ValueError(
             f"config.lora.quantization is {config.lora.quantization!r} but the mesh splits weights "
             f"over {', '.join(axes)}, and a quantized base is whole on every device. Use "

@@ -170,6 +170,40 @@ def test_any_settings_of_peft_are_read_or_refused(tmp_path_factory, changes):
     assert not values.get("use_dora") and not values.get("rank_pattern")
 
 
+WORDS = st.sampled_from(
+    [
+        "base_model.model.",
+        "model.",
+        "layers.",
+        "0.",
+        "9.",
+        "self_attn.",
+        "q_proj.",
+        "embed_tokens.",
+        "lm_head.",
+        "lora_A",
+        "lora_B.weight",
+        "lora_embedding_A",
+        ".weight",
+        "base_layer",
+        "",
+    ]
+)
+NAMES = st.lists(WORDS, min_size=1, max_size=7).map("".join)
+
+
+@given(st.dictionaries(NAMES, st.lists(st.integers(0, 3), max_size=3), max_size=4))
+@settings(max_examples=100)
+def test_any_tensors_of_peft_are_read_or_refused(tmp_path_factory, tensors):
+    folder = tmp_path_factory.getbasetemp() / "tensors"
+    folder.mkdir(exist_ok=True)
+    (folder / peft.CONFIG).write_text('{"peft_type": "LORA", "r": 2}')
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in tensors.items()}
+    save_file(arrays, folder / peft.TENSORS)
+    with pytest.raises(DataError, match=str(folder)):  # None of them is a whole adapter.
+        peft.Folder(folder).read(MODEL)
+
+
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [

@@ -182,6 +182,8 @@ def test_an_adapter_drops_a_share_and_scales_the_rest():
     np.testing.assert_allclose((y == 0).mean(), 0.25, atol=0.01)
     np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
     np.testing.assert_array_equal(adapter(jnp.ones((4, 64, 64)), None), 1.0)
+    adapter.number += 1  # Another adapter of the same layer, which draws zeros of its own.
+    assert jnp.any((adapter(jnp.ones((4, 64, 64)), jax.random.key(0)) == 0) != (y == 0))
 
 
 def test_adapters_are_stored_in_their_own_dtype():

@@ -146,3 +146,6 @@ def test_adapters(what, method, cell):
     # Zeros are drawn for each micro-batch, so one device has as many.
     alone = functools.partial(on_one_device_accumulated, what)
     check(functools.partial(Training, config), cell, "segments", what, alone)
+    if (what, cell) == ("dropout", "="):
+        without = on_one_device_accumulated("every target")[0]
+        assert alone()[0][0]["loss"] != without[0]["loss"]
