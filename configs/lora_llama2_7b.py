@@ -6,7 +6,12 @@ r"""LoRA on Llama-2-7B at 4,096 tokens, on one GPU of 80 GB (Hu et al. 2021).
         --config.data.tokenizer=Llama-2-7b-hf --config.data.mixture.own.path=own.jsonl.zst
     python -m llama_jax.convert runs/lora_7b exports/lora_7b --format=peft
 
-Expect: not measured yet. Settings of llama-recipes (r 8, alpha 32, dropout 0.05, 1e-4, q and v).
+Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not run) by
+
+    python -m llama_jax.plan --config=configs/lora_llama2_7b.py --topology=gpu:h100:1
+
+"Fits: 56.26 GiB of 71.20 are left.": 14.94 GiB at the peak, 12.57 of them the base in bfloat16.
+Settings of llama-recipes: r 8, alpha 32, dropout 0.05, learning rate 1e-4, q and v.
 """
 
 from llama_jax.config import load, presets
@@ -41,6 +46,6 @@ def get_config():
     c.optim.warmup_steps = 50
     c.optim.weight_decay = 0.0
 
-    # Checkpoint: adapters only, some MB.
+    # Checkpoint: adapters and their moments only, 50 MB.
     c.checkpoint.every = 100
     return c
