@@ -13,7 +13,7 @@ Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not r
 "Fits: 12.26 GiB of 71.20 are left.": 58.94 GiB at the peak (base and adapters 36.95, moments 6.17,
 gradients 3.09, inputs of 80 layers 5.00, temporaries 7.73). A step of 65,536 tokens reads and
 writes 124 TB, 37 s at the data sheet's rate, and computes 27 s.
-Settings of appendix B of https://arxiv.org/abs/2305.14314: r 64, alpha 16, every matrix.
+Settings of the Guanaco models of https://arxiv.org/abs/2305.14314.
 """
 
 from llama_jax.config import load, presets
@@ -47,7 +47,10 @@ def get_config():
 
     # Optimizer
     c.optim.learning_rate = 1e-4  # Half of that of 7B and 13B.
+    c.optim.schedule = "constant"
     c.optim.warmup_steps = 50
+    c.optim.betas = (0.9, 0.999)
+    c.optim.clip = 0.3
     c.optim.weight_decay = 0.0
 
     # Checkpoint: adapters and their moments only.

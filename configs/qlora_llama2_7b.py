@@ -11,7 +11,7 @@ Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not r
     python -m llama_jax.plan --config=configs/qlora_llama2_7b.py --topology=gpu:h100:1
 
 "Fits: 61.82 GiB of 71.20 are left.": 9.38 GiB at the peak, 4.20 of them base and adapters.
-Settings of appendix B of https://arxiv.org/abs/2305.14314: r 64, alpha 16, every matrix.
+Settings of the Guanaco models of https://arxiv.org/abs/2305.14314.
 """
 
 from llama_jax.config import load, presets
@@ -32,7 +32,7 @@ def get_config():
     c.compute.attention_chunk = 1024
     c.lora.r = 64
     c.lora.alpha = 16.0
-    c.lora.dropout = 0.05
+    c.lora.dropout = 0.1
     c.lora.targets = ("attention/*", "mlp/*")
     c.lora.quantization = "nf4"
 
@@ -45,7 +45,10 @@ def get_config():
 
     # Optimizer
     c.optim.learning_rate = 2e-4
+    c.optim.schedule = "constant"
     c.optim.warmup_steps = 50
+    c.optim.betas = (0.9, 0.999)
+    c.optim.clip = 0.3
     c.optim.weight_decay = 0.0
 
     # Checkpoint: adapters and their moments only.
