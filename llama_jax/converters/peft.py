@@ -25,6 +25,7 @@ from llama_jax.converters.cast import DTYPES, cast
 from llama_jax.converters.json_fields import Fields
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
+from llama_jax.sharding import place
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -62,30 +63,19 @@ class Pair:
         return self.name == "embed"
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Returns the shape of one layer's kernel."""
+        return self.tensor.shape[1:] if self.tensor.layers else self.tensor.shape
+
+    @property
     def inputs(self) -> tuple[int, ...]:
         """Returns the leading dimensions of the kernel, which are summed over."""
-        sizes = self.tensor.shape[1:] if self.tensor.layers else self.tensor.shape
-        count, product = 0, 1
-        while product < self.their_inputs:
-            product *= sizes[count]
-            count += 1
-        return sizes[:count]
+        return self.sizes[: place.INPUTS[self.tensor.ours.removeprefix("layers/")]]
 
     @property
     def outputs(self) -> tuple[int, ...]:
         """Returns the dimensions of the kernel after `inputs`."""
-        sizes = self.tensor.shape[1:] if self.tensor.layers else self.tensor.shape
-        return sizes[len(self.inputs) :]
-
-    @property
-    def their_inputs(self) -> int:
-        """Returns the size of what is summed over: V of the embedding, [V, D] there as here."""
-        return self.tensor.their_shape[0 if self.is_embedding else 1]
-
-    @property
-    def their_outputs(self) -> int:
-        """Returns the size of the result."""
-        return self.tensor.their_shape[1 if self.is_embedding else 0]
+        return self.sizes[len(self.inputs) :]
 
     def tensor_names(self, part: str) -> Iterator[str]:
         """Yields the names of a or b in the order of the layers."""
@@ -95,7 +85,7 @@ class Pair:
 
     def their_shape(self, part: str, r: int) -> tuple[int, int]:
         """Returns the shape of a or b of one layer."""
-        return (r, self.their_inputs) if part == "a" else (self.their_outputs, r)
+        return (r, math.prod(self.inputs)) if part == "a" else (math.prod(self.outputs), r)
 
     def to_ours(self, part: str, array: np.ndarray) -> np.ndarray:
         """Returns a as [inputs, r], b as [r, outputs]."""

@@ -155,7 +155,7 @@ FIELDS = sorted(peft._READ | peft._IGNORED | {"use_dora", "rank_pattern", "anyth
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6))
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_any_settings_of_peft_are_read_or_refused(tmp_path_factory, changes):
     folder = tmp_path_factory.getbasetemp() / "any"
     folder.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ NAMES = st.lists(st.sampled_from(WORDS.split()), min_size=1, max_size=7).map("".
 
 
 @given(st.dictionaries(NAMES, st.lists(st.integers(0, 3), max_size=3), max_size=4))
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_any_tensors_of_peft_are_read_or_refused(tmp_path_factory, tensors):
     folder = tmp_path_factory.getbasetemp() / "tensors"
     folder.mkdir(exist_ok=True)

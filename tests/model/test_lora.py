@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -35,11 +36,20 @@ def trained(config: LoraConfig = LORA):
     return tree.map_named(moved, params_of(config))
 
 
-def hidden(params, config=LORA, key=None):
+@functools.cache
+def compiled(config: LoraConfig):
     graph, _ = llama.abstract(MODEL, COMPUTE, lora=config)
     position_BT = jnp.broadcast_to(jnp.arange(12)[None], TOKENS.shape)
-    model = llama.merge(graph, params)
-    return model.hidden(TOKENS, position_BT, llama.causal_mask(MODEL), dropout_key=key)[0]
+
+    def forward(params, key):
+        model = llama.merge(graph, params)
+        return model.hidden(TOKENS, position_BT, llama.causal_mask(MODEL), dropout_key=key)[0]
+
+    return jax.jit(forward)
+
+
+def hidden(params, config=LORA, key=None):
+    return compiled(config)(params, key)
 
 
 def test_fresh_adapters_change_no_bit_and_the_base_is_that_of_a_run_without():

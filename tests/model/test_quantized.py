@@ -1,6 +1,7 @@
 """A quantized base is its dequantized weights, which are near its weights."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,8 @@ def dequantized(config):
     def leaf(name, value):
         if not quantized.applies(config, name):
             return value
-        return jnp.stack([quantized.round_trip(config, name, layer) for layer in value])
+        trip = functools.partial(quantized.round_trip, config, name)
+        return jax.jit(lambda value: jax.lax.map(trip, value))(value)
 
     return plain, tree.map_named(leaf, params_of(plain))
 
@@ -144,7 +146,7 @@ def loss_of(config, compute=COMPUTE):
 
 @pytest.mark.parametrize(
     ("quantization", "twice", "remat"),
-    [("nf4", True, "none"), ("nf4", False, "full"), ("int8", True, "full")],
+    [("nf4", True, "full"), ("int8", False, "none")],
 )
 def test_a_quantized_model_is_that_of_its_dequantized_weights(quantization, twice, remat):
     config = dataclasses.replace(LORA, quantization=quantization, double_quantization=twice)
@@ -152,10 +154,11 @@ def test_a_quantized_model_is_that_of_its_dequantized_weights(quantization, twic
     compute = dataclasses.replace(COMPUTE, remat=remat)
     adapters, base = lora.divide(params_of(config))
     adapters = jax.tree.map(lambda x: x + 0.1, adapters)
-    got = jax.value_and_grad(loss_of(config, compute))(adapters, base)
-    want = jax.value_and_grad(loss_of(plain))(adapters, lora.divide(whole)[1])
+    got = jax.jit(jax.value_and_grad(loss_of(config, compute)))(adapters, base)
+    plain_loss = jax.jit(jax.value_and_grad(loss_of(plain)))
+    want = plain_loss(adapters, lora.divide(whole)[1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
-    unquantized = jax.value_and_grad(loss_of(plain))(adapters, lora.divide(params_of(plain))[1])
+    unquantized = plain_loss(adapters, lora.divide(params_of(plain))[1])
     assert abs(got[0] - unquantized[0]) > 1e-6  # The weights are others.
 
 
