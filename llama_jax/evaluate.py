@@ -74,7 +74,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Result]]:
 
 
 def _find(name: str, config: SubjectConfig) -> Subject:
-    found = weights.find(config.checkpoint, None if config.step == -1 else config.step)
+    step = None if config.step == -1 else config.step
+    found = weights.find(config.checkpoint, step, config.adapter)
     if not config.context:
         return Subject(found, found.model)
     path = f"config.subjects.{name}"

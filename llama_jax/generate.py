@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {name: getattr(flags, name) for name in vars(DEFAULT)} | {"stop": tuple(flags.stop)}
     GenerateConfig(**settings)  # Reading a large model takes minutes: mistakes are told before.
     _status(f"reading {flags.checkpoint}")
-    model = load(flags.checkpoint, flags.step, flags.dtype, flags.tokenizer)
+    model = load(flags.checkpoint, flags.step, flags.dtype, flags.tokenizer, flags.adapter)
     start = time.monotonic()
     first = None
     for piece in model.stream(prompt, **settings):
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--stop", action="append", help="end before this text; may be given several times")
     add("--seed", type=int, help="the same seed gives the same text (default: 0)")
     add("--tokenizer", help="tokenizer file or folder, if the checkpoint has none")
+    add("--adapter", default="", help="run of adapters or PEFT folder to merge into it")
     add("--step", type=int, help="checkpoint of a run (default: the newest)")
     add("--dtype", choices=DTYPES, help="default: the one that holds the parameters exactly")
     p.set_defaults(**vars(DEFAULT) | {"stop": []})

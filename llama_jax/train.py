@@ -59,6 +59,7 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
             tokenizer,
             directory.cache,
             layout.whole_rows(),  # Perplexity by position wants rows in their own order.
+            config.lora,
         )
         return loader, evaluators
 
@@ -66,15 +67,15 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
     loader, evaluators = first_alone(processes, "data", open_data)
     config = with_steps(config, loader.report.rows)
 
-    graph, _ = llama.abstract(config.model, config.compute, layout)
+    graph, _ = llama.abstract(config.model, config.compute, layout, config.lora)
     optimizer = optimizers.adamw(config.optim, config.steps)
 
     with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
-        state = begin(config, optimizer, layout, directory, loader, checkpoints)
+        state, base = begin(config, optimizer, layout, directory, loader, checkpoints, processes)
         if processes.id == 0:
             directory.write(tokenizer)
         start = int(state.step)
-        meta = directory.record() | {"data": loader.fingerprint}
+        meta = directory.record() | {"data": loader.fingerprint} | base
         loader.report.refuse_more_epochs(config.steps)
 
         best = Best.until(start, config.evaluation, directory.metrics, processes)
@@ -100,7 +101,8 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
                 done = step + 1
                 stop = run.must_stop(done)
                 if config.evaluation.due(done, config.steps):
-                    best = best.after(done, run.evaluate(done, evaluators, state.params))
+                    losses = run.evaluate(done, evaluators, state.all_params)
+                    best = best.after(done, losses)
                     stop = stop or best.is_enough
                 if stop or best.step == done or config.checkpoint.due(done, config.steps):
                     run.save(done, checkpoints, state, meta, best.step)

@@ -77,13 +77,22 @@ class Training:
         self.layout = Layout(make_mesh(config.mesh, devices), config.sharding)
         self.config = resolve(config, self.layout)
         self._optimizer = optimizers.adamw(config.optim, config.steps)
-        self._graph, _ = llama.abstract(self.config.model, self.config.compute, self.layout)
+        self._graph, _ = llama.abstract(
+            self.config.model, self.config.compute, self.layout, config.lora
+        )
         self._abstract = states.abstract_state(self.config, self._optimizer, self.layout)
 
     @functools.cached_property
     def _fresh(self):
-        """The state before the first step, on the host."""
-        return jax.device_get(states.create_state(self.config, self._optimizer, self._abstract))
+        """The state before the first step, on the host; adapters where all have gradients."""
+        state = jax.device_get(states.create_state(self.config, self._optimizer, self._abstract))
+        if not self.config.lora.r:
+            return state
+        rng = np.random.default_rng(0)
+        moved = jax.tree.map(
+            lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), state.params
+        )
+        return states.with_params(state, moved)
 
     @functools.cached_property
     def _step(self):
@@ -107,6 +116,7 @@ class Training:
             metrics.append(jax.device_get(scalars))
             if gradients is None:
                 gradients = self._gradients(state, metrics[0]["grad_norm"])
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.base), self._fresh.base)
         return metrics, gradients, jax.device_get(state.params)
 
     def _gradients(self, state, norm: float):

@@ -406,6 +406,25 @@ Folder._parts = counted
     assert two == pytest.approx(values(run), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--config.lora.targets=('*',)",),
+        ("--config.lora.quantization=nf4", "--config.mesh.data=-1", "--config.mesh.fsdp=1"),
+    ],
+    ids=["split base", "quantized base"],
+)
+def test_adapters_train_in_two_processes_as_in_one(flags, run, straight):
+    flags = (f"--config.init_from={straight.workdir}", "--config.lora.r=4", *flags, *FLAGS[1:])
+    flags += ("--config.steps=3", "--config.optim.warmup_steps=1")
+    run.train(2, 2, *flags)
+    two, record = values(run), run.fingerprints(3)
+    assert sorted(two) == [1, 2, 3] and not [name for name in record if "kernel" in name]
+    shutil.rmtree(run.workdir)
+    run.train(1, 4, *flags)
+    assert values(run) == pytest.approx(two, rel=1e-6, abs=0)
+
+
 def test_evaluation_counts_the_rows_of_all_and_each_process_writes_its_trace(run, data):
     recipe = run.recipe.read_text().replace(
         "    return c",

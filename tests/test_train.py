@@ -9,11 +9,17 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from trainer import Trainer
 
 from llama_jax.checkpoint import layout
+from llama_jax.config.data import SourceConfig
+from llama_jax.config.evaluate import EvaluateConfig, EvaluatorConfig, SubjectConfig
+from llama_jax.config.model import ComputeConfig
 from llama_jax.config.prepare import PrepareConfig, PrepareSourceConfig, TokenizerTrainingConfig
+from llama_jax.converters import weights
+from llama_jax.evaluate import evaluate
 from llama_jax.prepare import prepare
 from llama_jax.training import job
 
@@ -254,17 +260,21 @@ def test_non_finite_steps_are_skipped_then_the_run_stops(trainer):
     assert "not both finite" in text and "3 in a row" in text and "rows" in text
 
 
-def test_held_out_evaluation_is_reported(trainer, data):
-    recipe = trainer.recipe.read_text().replace(
+def evaluating(recipe: str, data: Path, rows: int = 8) -> str:
+    """Returns the recipe with held-out rows to measure every other step."""
+    return recipe.replace(
         "    return c",
         f"""    from llama_jax.config.evaluate import EvaluatorConfig
     c.evaluation.every = 2
     c.evaluation.evaluators.own = load.default(EvaluatorConfig(
-        source=SourceConfig(path="{data}/code/held_out"), sequence_length=32, rows=6, batch_size=4,
-        buckets=4))
+        source=SourceConfig(path="{data}/code/held_out"), sequence_length=32, rows={rows},
+        batch_size=4, buckets=4))
     return c""",
     )
-    trainer.recipe.write_text(recipe)
+
+
+def test_held_out_evaluation_is_reported(trainer, data):
+    trainer.recipe.write_text(evaluating(trainer.recipe.read_text(), data, rows=6))
     text = trainer.run("--config.steps=4", "--config.optim.warmup_steps=1")
     assert "step 2 own: loss" in text and "step 4 own: loss" in text
     rows = [json.loads(row) for row in trainer.rows()]
@@ -287,6 +297,78 @@ def test_denoised_rows_train_and_continue_bitwise(trainer):
     assert (trainer.losses(), trainer.fingerprints(4)) == (losses, arrays)
     text = trainer.run(*flags, "--config.data.denoise.loss=all", expect=78)
     assert "config.data.denoise.loss: 'answers' -> 'all'" in text
+
+
+def adapting(base: Path, **settings) -> list[str]:
+    """Flags that train adapters on a base: six steps, of which 2, 4 and 6 are saved."""
+    lora = {"r": 4, "targets": "('*',)", "dropout": 0.2} | settings
+    flags = ["--config.steps=6", "--config.optim.warmup_steps=1", f"--config.init_from={base}"]
+    return flags + [f"--config.lora.{name}={value}" for name, value in lora.items()]
+
+
+def test_adapters_are_all_that_is_saved_and_continue_bitwise(trainer, straight, tmp_path):
+    flags = adapting(straight.workdir)
+    process = trainer.start(*flags)
+    trainer.wait_for_step(5, process)
+    process.kill()
+    process.join(timeout=60)
+    assert trainer.steps()
+    trainer.run(*flags)
+    losses, arrays = trainer.losses(), trainer.fingerprints(6)
+    shutil.rmtree(trainer.workdir)
+    trainer.run(*flags)
+    assert (trainer.losses(), trainer.fingerprints(6)) == (losses, arrays)
+    assert len(losses) == 6
+    params = {name for name in arrays if name.startswith("params/")}
+    assert len(params) == 16 and all("/lora/" in name for name in params)
+    assert not [name for name in arrays if "base" in name or "kernel" in name]
+    # It is a checkpoint like any other: its base is where it says, and merged.
+    adapted, plain = weights.find(trainer.workdir), weights.find(straight.workdir)
+    assert (adapted.step, adapted.base.path) == (6, straight.workdir)
+    q = "layers/attention/q/kernel"
+    assert (adapted.leaf(q) != plain.leaf(q)).any()
+    np.testing.assert_array_equal(adapted.leaf("norm/scale"), plain.leaf("norm/scale"))
+    text = trainer.run(*flags, "--config.lora.alpha=9", expect=78)
+    assert "config.lora.alpha: 8.0 -> 9.0" in text
+    # Begun anew from what it had learned.
+    record = layout.read_record(trainer.workdir / "checkpoints", 6)["base"]
+    assert (record["path"], record["step"]) == (str(straight.workdir), STEPS)
+    first = trainer.workdir.rename(tmp_path / "first")
+    more = adapting(straight.workdir, init_from=first, r=5)
+    assert "config.lora.r is 5 but the adapters" in trainer.run(*more, expect=78)
+    trainer.run(*adapting(straight.workdir, init_from=first))
+    assert trainer.losses()[1] != losses[1]
+
+
+def test_adapters_on_a_quantized_base_continue_bitwise_and_are_evaluated_as_trained(
+    trainer, straight, data, tmp_path
+):
+    held_out = EvaluatorConfig(
+        source=SourceConfig(path=f"{data}/code/held_out"), sequence_length=32, rows=8, batch_size=8
+    )
+    trainer.recipe.write_text(evaluating(trainer.recipe.read_text(), data))
+    flags = [*adapting(straight.workdir, quantization="nf4"), "--config.steps=4"]
+    trainer.run(*flags, "--config.optim.learning_rate=0.01")
+    losses, arrays = trainer.losses(), trainer.fingerprints(4)
+    assert len(losses) == 4 and not [name for name in arrays if "codes" in name]
+    own = [json.loads(row).get("eval/own/loss") for row in trainer.rows()]
+    shutil.rmtree(trainer.workdir / "checkpoints" / "4")
+    trainer.run(*flags, "--config.optim.learning_rate=0.01")
+    assert (trainer.losses(), trainer.fingerprints(4)) == (losses, arrays)
+    # The base is quantized, then merged, there; beside its adapters, and in bits, here.
+    results = evaluate(
+        EvaluateConfig(
+            workdir=str(tmp_path / "evaluation"),
+            subjects={
+                "adapted": SubjectConfig(checkpoint=str(trainer.workdir)),
+                "base": SubjectConfig(checkpoint=str(straight.workdir)),
+            },
+            evaluators={"own": held_out},
+            compute=ComputeConfig(dtype="float32"),
+        )
+    )["own"]
+    assert results["adapted"].loss == pytest.approx([x for x in own if x][-1], rel=1e-5)
+    assert abs(results["base"].loss - results["adapted"].loss) > 1e-3
 
 
 def test_profile_writes_a_trace(trainer):
@@ -318,6 +400,7 @@ BAD = {
     ),
     "a mesh that does not fit": (["--config.mesh.fsdp=3"], "devices are attached", 78),
     "weights that are not there": (["--config.init_from=/nowhere"], "/nowhere", 78),
+    "adapters of nothing": (["--config.lora.r=4"], "lora.r is 4 but init_from is empty", 78),
     "batch size and accumulation": (["--config.data.batch_size=5"], "multiple of", 78),
 }
 

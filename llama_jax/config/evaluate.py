@@ -42,6 +42,7 @@ class SubjectConfig:
 
     checkpoint: str  # Required. A run directory, a converted folder, or a Hugging Face folder.
     step: int = -1  # Of a run directory; -1 is the newest.
+    adapter: str = ""  # A run of adapters or a PEFT folder, merged into the checkpoint.
     # Another context and position setting than the checkpoint's own; context 0 keeps its own.
     context: int = 0
     rope: RopeConfig = field(default_factory=RopeConfig)

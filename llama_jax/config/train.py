@@ -6,6 +6,7 @@ from typing import Literal
 
 from llama_jax.config.data import DataConfig
 from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig, Dtype, ModelConfig
 from llama_jax.config.optim import OptimConfig
@@ -172,6 +173,7 @@ class TrainConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: ShardingRules = field(default_factory=ShardingRules)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -230,6 +232,21 @@ class TrainConfig:
             raise ValueError(
                 f"data.packing is {packing!r} but model.rope.scaling is 'dynamic', whose angles "
                 "depend on the length of the whole row. Use another scaling, or packing 'concat'."
+            )
+        self._check_lora()
+
+    def _check_lora(self):
+        if not self.lora.r:
+            return
+        if not self.init_from:
+            raise ValueError(
+                f"lora.r is {self.lora.r} but init_from is empty: adapters adapt weights that are "
+                "there. Set init_from."
+            )
+        if self.model.tie_embeddings and "embed" in self.lora.adapted:
+            raise ValueError(
+                "lora.targets holds 'embed' but model.tie_embeddings is set: the head would stay "
+                "as it is, and merged weights would change it. Leave 'embed' out."
             )
 
 

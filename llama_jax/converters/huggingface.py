@@ -4,9 +4,11 @@ Memory: reading holds the result, this process's parts of one stacked parameter 
 one tensor; writing holds one stacked parameter and one shard.
 """
 
+import hashlib
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from llama_jax.core import files
 from llama_jax.telemetry import progress
 
 CONFIG = "config.json"
+THREADS = 8  # That read and hash; each holds one tensor.
 Json = dict[str, Any]
 Index = tuple[slice, ...]
 
@@ -55,6 +58,23 @@ class Folder:
         """Returns a tensor by its Hugging Face name."""
         return cast(self._reader.read(name), dtype, name)
 
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of every tensor's name, dtype, shape and bytes, whatever its file."""
+
+        def line(name: str) -> str:
+            array = self._reader.read(name)
+            digest = hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
+            return f"{name} {array.dtype} {array.shape} {digest}"
+
+        wanted = sorted(name for tensor in self._tensors.values() for name in tensor.names())
+        total = hashlib.sha256()
+        # hashlib lets other threads run.
+        with ThreadPoolExecutor(THREADS) as pool, progress.bar("Hashing", len(wanted)) as show:
+            for done, found in enumerate(pool.map(line, wanted), 1):
+                total.update(found.encode() + b"\n")
+                show(done)
+        return total.hexdigest()
+
     def params(
         self, dtype: str | None = None, shardings: Mapping[str, jax.sharding.Sharding] | None = None
     ) -> dict[str, Any]:
@@ -83,6 +103,12 @@ class Folder:
         """
         whole = tuple(slice(0, size) for size in self._tensors[name].shape)
         return self._parts(name, dtype, [whole])[0]
+
+    def layers(self, name: str, dtype: str | None = None) -> Iterator[np.ndarray]:
+        """Yields one of our parameters a layer at a time."""
+        tensor = self._tensors[name]
+        for theirs in tensor.names():
+            yield tensor.to_ours(self.read(theirs, dtype or self.param_dtype))
 
     def _placed(self, name: str, dtype: str | None, sharding: jax.sharding.Sharding) -> jax.Array:
         """Returns one of our parameters; this process reads what its own devices hold of it."""

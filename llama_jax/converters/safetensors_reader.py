@@ -51,7 +51,7 @@ class Reader:
         if index.exists():
             self.places = _read_shards(index)
         elif (self.folder / SINGLE).exists():
-            self.places = _read_header(self.folder / SINGLE)
+            self.places = header(self.folder / SINGLE)
         else:
             raise DataError(
                 f"{self.folder} holds neither {SINGLE} nor {INDEX}. Other weight files "
@@ -82,9 +82,7 @@ class Reader:
 
     def read(self, name: str) -> np.ndarray:
         """Returns one tensor, in memory of its own."""
-        place = self.places[name]
-        with _open(place.file) as file:
-            return file.get_tensor(name)
+        return read(self.places[name], name)
 
     def _check_tensor(self, name: str, shape: tuple[int, ...]) -> None:
         place = self.places.get(name)
@@ -102,6 +100,12 @@ class Reader:
             )
 
 
+def read(place: Place, name: str) -> np.ndarray:
+    """Returns one tensor, in memory of its own."""
+    with _open(place.file) as file:
+        return file.get_tensor(name)
+
+
 def _read_shards(index: Path) -> dict[str, Place]:
     """Returns the tensors of all shards that the index names, which must say what they hold."""
     weight_map, total_size = _read_index(index)
@@ -110,7 +114,7 @@ def _read_shards(index: Path) -> dict[str, Place]:
         path = index.parent / shard
         if not path.is_file():
             raise DataError(f"{index} names the shard {shard}, which is not in the folder.")
-        for name, place in _read_header(path).items():
+        for name, place in header(path).items():
             if name in places:
                 raise DataError(f"{name} is in two shards: {places[name].file} and {path}.")
             if weight_map.get(name) != shard:
@@ -150,7 +154,12 @@ def _read_index(index: Path) -> tuple[dict[str, str], int | None]:
     return weight_map, metadata.get("total_size") if isinstance(metadata, dict) else None
 
 
-def _read_header(path: Path) -> dict[str, Place]:
+def header(path: Path) -> dict[str, Place]:
+    """Returns the tensors that a file says it holds.
+
+    Raises:
+        DataError: It is not a whole safetensors file.
+    """
     with _open(path) as file:
         places = {}
         for name in file.keys():  # noqa: SIM118 (safe_open cannot be iterated)

@@ -22,6 +22,7 @@ from flax import nnx
 
 from llama_jax.config.data import TextConfig
 from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.data.batch import Batch
 from llama_jax.data.held_out import held_out_batches
@@ -128,6 +129,7 @@ def make_evaluators(
     tokenizer: Tokenizer,
     cache: Path,
     layout: Layout,
+    lora: LoraConfig = llama.NO_LORA,
 ) -> list[Evaluator]:
     """Returns an evaluator per config; raw sources are tokenised into `cache`.
 
@@ -135,7 +137,7 @@ def make_evaluators(
         ValueError: A source is missing or too short, or a batch does not divide over the devices.
         DataError: A source is damaged.
     """
-    graph, _ = llama.abstract(model, compute, layout)
+    graph, _ = llama.abstract(model, compute, layout, lora)
     evaluators = []
     for name, config in configs.items():
         _check_batch(name, config.batch_size, layout)

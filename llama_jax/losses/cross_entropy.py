@@ -34,17 +34,18 @@ def chunked_cross_entropy(
     chunk: int,
     z_loss: float,
     layout: Layout | None = None,
+    frozen_head: bool = False,
 ) -> tuple[jax.Array, Sums]:
     """Returns sum(weight * (log Z - logit[target] + z_loss * log(Z)^2)) and sums to report.
 
     The sums are "weight", "correct" (weight of the tokens whose target has the largest logit) and
     "z_loss" (its share of the loss). Differentiable in x and head; the sums and the weights
     carry no gradient. Logits are products in x's dtype summed in float32; all else is float32.
-    `chunk` counts tokens of one device.
+    `chunk` counts tokens of one device. A frozen head has no gradient, and none is computed.
     """
     _check(x_BTD, head_DV, target_BT, chunk)
     weight_BT = lax.stop_gradient(weight_BT.astype(jnp.float32))
-    how = _How(chunk, z_loss, layout)
+    how = _How(chunk, z_loss, layout, frozen_head)
     loss, sums = _cross_entropy(how, x_BTD, head_DV, target_BT, weight_BT)
     return loss, lax.stop_gradient(sums)
 
@@ -73,6 +74,7 @@ class _How(NamedTuple):
     chunk: int
     z_loss: float
     layout: Layout | None
+    frozen_head: bool
 
     @property
     def vocab_axes(self) -> tuple[str, ...]:
@@ -92,14 +94,17 @@ def _forward(
     dtype = head_DV.dtype
     compute = _on_mesh(how, _sums_and_gradients, 2)
     out, dx_BTD, dhead_DV = compute(x_BTD, head_DV, target_BT, weight_BT)
-    return out, (dx_BTD, dhead_DV.astype(dtype), weight_BT)
+    dhead_DV = None if dhead_DV is None else dhead_DV.astype(dtype)
+    return out, (dx_BTD, dhead_DV, weight_BT)
 
 
 def _backward(how: _How, saved, grads):
     dx_BTD, dhead_DV, weight_BT = saved
     grad, _ = grads
     # In float32: a bfloat16 1 / tokens would bend every gradient by up to 0.4%.
-    dx_BTD, dhead_DV = ((d.astype(jnp.float32) * grad).astype(d.dtype) for d in (dx_BTD, dhead_DV))
+    dx_BTD, dhead_DV = jax.tree.map(
+        lambda d: (d.astype(jnp.float32) * grad).astype(d.dtype), (dx_BTD, dhead_DV)
+    )
     return dx_BTD, dhead_DV, None, jnp.zeros_like(weight_BT)
 
 
@@ -120,7 +125,7 @@ def _on_mesh(how: _How, compute: Callable, gradients: int) -> Callable:
         return cast
     x, tokens = layout.spec("batch", "sequence", None), layout.spec("batch", "sequence")
     head = layout.spec(*HEAD)
-    outputs = ((layout.spec(), layout.spec()), x, head)
+    outputs = ((layout.spec(), layout.spec()), x, None if how.frozen_head else head)
 
     def local(x_BTD, head_DV, target_BT, weight_BT):
         return compute(how, x_BTD, fetch(layout, HEAD, head_DV), target_BT, weight_BT)
@@ -157,7 +162,10 @@ def _sums_of_chunks(
 def _sums_and_gradients(
     how: _How, x_BTD: jax.Array, head_DV: jax.Array, target_BT: jax.Array, weight_BT: jax.Array
 ):
-    """Returns the sums, dx of this device's tokens, and its part of dhead over all tokens."""
+    """Returns the sums, dx of this device's tokens, and its part of dhead over all tokens.
+
+    None stands for the gradient of a frozen head.
+    """
     B, T = target_BT.shape
     C, padded_T = _cuts(B, T, how.chunk)
     x_BTD, target_BT = _pad(x_BTD, padded_T), _pad(target_BT, padded_T)
@@ -172,13 +180,17 @@ def _sums_and_gradients(
         dlogit_BCV = _dlogits(how, logit_BCV, log_z_BC, target_BC, weight_BC)
         dlogit_BCV = dlogit_BCV.astype(x_BCD.dtype)
         dx_BCD = jnp.einsum("BCV,DV->BCD", dlogit_BCV, head_DV, preferred_element_type=jnp.float32)
-        add_DV = jnp.einsum("BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32)
+        if not how.frozen_head:
+            dhead_DV += jnp.einsum(
+                "BCD,BCV->DV", x_BCD, dlogit_BCV, preferred_element_type=jnp.float32
+            )
         dx_BTD = _put(dx_BTD, psum(dx_BCD.astype(x_BCD.dtype), how.vocab_axes), start)
-        return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV + add_DV), None
+        return (jax.tree.map(jnp.add, totals, new), dx_BTD, dhead_DV), None
 
-    zeros = _zero_sums(), jnp.zeros_like(x_BTD), jnp.zeros(head_DV.shape, jnp.float32)
+    no_dhead_DV = None if how.frozen_head else jnp.zeros(head_DV.shape, jnp.float32)
+    zeros = _zero_sums(), jnp.zeros_like(x_BTD), no_dhead_DV
     (totals, dx_BTD, dhead_DV), _ = lax.scan(step, zeros, jnp.arange(0, padded_T, C))
-    if how.layout is not None:
+    if how.layout is not None and dhead_DV is not None:
         dhead_DV = sum_gradient(how.layout, HEAD, dhead_DV.astype(head_DV.dtype))
     # Now: the whole head in float32 is not to be held until the optimizer needs its gradient.
     dx_BTD, dhead_DV = lax.optimization_barrier((dx_BTD[:, :T], dhead_DV))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
 from llama_jax.kernels.attention import api
 from llama_jax.kernels.attention.mask import Mask
@@ -22,7 +23,12 @@ class Attention(nnx.Module):
     """o(attention(rotate(q(x)), rotate(k(x)), v(x)))."""
 
     def __init__(
-        self, config: ModelConfig, compute: ComputeConfig, layout: Layout | None, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        compute: ComputeConfig,
+        layout: Layout | None,
+        lora: LoraConfig,
+        rngs: nnx.Rngs,
     ):
         D = (config.embed,)
         q_heads, kv_heads = (config.heads, config.head_dim), (config.kv_heads, config.head_dim)
@@ -32,6 +38,7 @@ class Attention(nnx.Module):
             dtype=jnp.dtype(compute.param_dtype),
             bias=config.attention_bias,
             layout=layout,
+            lora=lora,
             rngs=rngs,
         )
         self.q = linear(D, q_heads, "attention/q/kernel")
@@ -47,12 +54,13 @@ class Attention(nnx.Module):
         mask: Mask,
         cache: KVCache | None = None,
         layer: jax.Array | None = None,
+        key: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Returns [B, T, D], and the cache with the new keys and values of this layer."""
-        q_BTNH = rope.rotate(self.q(x_BTD), *cos_sin)
-        k_BSKH, v_BSKH = rope.rotate(self.k(x_BTD), *cos_sin), self.v(x_BTD)
+        """Returns [B, T, D], and the cache with this layer's new keys; `key` is of adapters."""
+        q_BTNH = rope.rotate(self.q(x_BTD, key), *cos_sin)
+        k_BSKH, v_BSKH = rope.rotate(self.k(x_BTD, key), *cos_sin), self.v(x_BTD, key)
         if cache is None:
-            return self.o(self._attend(q_BTNH, k_BSKH, v_BSKH, mask)), None
+            return self.o(self._attend(q_BTNH, k_BSKH, v_BSKH, mask), key), None
         assert layer is not None and self.layout is None
         cache = cache.write(layer, k_BSKH, v_BSKH)
         impl, chunk = self.compute.attention, self.compute.attention_chunk

@@ -1,10 +1,14 @@
-"""Residual dropout that grows with depth ("lima", Zhou et al. 2023, arXiv:2305.11206)."""
+"""Residual dropout that grows with depth ("lima", Zhou et al. 2023, arXiv:2305.11206).
+
+And the keys by which adapters draw theirs.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ModelConfig
 
 
@@ -36,3 +40,11 @@ def by_layer(config: ModelConfig, key: jax.Array | None) -> Drop:
         return Drop(None, None)
     rate_L = jnp.arange(config.layers, dtype=jnp.float32) / (config.layers - 1)
     return Drop(jax.random.split(key, config.layers), rate_L * config.residual_dropout)
+
+
+def adapter_keys(lora: LoraConfig, layers: int, key: jax.Array | None) -> jax.Array | None:
+    """Returns a key for the adapters of each layer, stacked; None without dropout."""
+    if key is None or not lora.dropout:
+        return None
+    # Another stream than that of the residual branches.
+    return jax.random.split(jax.random.fold_in(key, 1), layers)

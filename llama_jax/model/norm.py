@@ -13,17 +13,17 @@ from flax import nnx
 class RMSNorm(nnx.Module):
     """scale * x / sqrt(mean(x^2) + eps), the quotient in float32."""
 
-    def __init__(self, size: int, eps: float, dtype: jnp.dtype):
+    def __init__(self, size: int, eps: float, dtype: jnp.dtype, frozen: bool = False):
         self.scale = nnx.Param(jnp.ones((size,), dtype))
-        self.eps = eps
+        self.eps, self.frozen = eps, frozen
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Returns [B, T, D] in the dtype of x: rounded first, then scaled, as Hugging Face does."""
-        return _scaled(self.eps, x_BTD, self.scale[...].astype(x_BTD.dtype))
+        return _scaled(self.eps, self.frozen, x_BTD, self.scale[...].astype(x_BTD.dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scaled(eps: float, x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _scaled(eps: float, frozen: bool, x_BTD: jax.Array, scale_D: jax.Array) -> jax.Array:
     unit_BTD, _ = _unit(eps, x_BTD)
     return unit_BTD.astype(x_BTD.dtype) * scale_D[None, None]
 
@@ -36,16 +36,18 @@ def _unit(eps: float, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
     return wide_BTD * inverse_BT1, inverse_BT1
 
 
-def _forward(eps: float, x_BTD: jax.Array, scale_D: jax.Array):
-    return _scaled(eps, x_BTD, scale_D), (x_BTD, scale_D)
+def _forward(eps: float, frozen: bool, x_BTD: jax.Array, scale_D: jax.Array):
+    return _scaled(eps, frozen, x_BTD, scale_D), (x_BTD, scale_D)
 
 
-def _backward(eps: float, saved, dy_BTD: jax.Array):
+def _backward(eps: float, frozen: bool, saved, dy_BTD: jax.Array):
     x_BTD, scale_D = saved
-    unit_BTD, _ = _unit(eps, x_BTD)
-    dscale_D = (dy_BTD.astype(jnp.float32) * unit_BTD).sum((0, 1)).astype(scale_D.dtype)
-    # First dscale: as long as it waits, x and dy are held.
-    dscale_D, x_BTD, dy_BTD = jax.lax.optimization_barrier((dscale_D, x_BTD, dy_BTD))
+    dscale_D = None
+    if not frozen:
+        unit_BTD, _ = _unit(eps, x_BTD)
+        dscale_D = (dy_BTD.astype(jnp.float32) * unit_BTD).sum((0, 1)).astype(scale_D.dtype)
+        # First dscale: as long as it waits, x and dy are held.
+        dscale_D, x_BTD, dy_BTD = jax.lax.optimization_barrier((dscale_D, x_BTD, dy_BTD))
     unit_BTD, inverse_BT1 = _unit(eps, x_BTD)
     dunit_BTD = dy_BTD.astype(jnp.float32) * scale_D.astype(jnp.float32)[None, None]
     along_BT1 = jnp.mean(dunit_BTD * unit_BTD, axis=-1, keepdims=True)

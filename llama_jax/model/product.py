@@ -22,8 +22,19 @@ def gradients(x_BTI: jax.Array, w_IO: jax.Array, dy_BTO: jax.Array) -> tuple[jax
     dw_IO = jnp.einsum("BTI,BTO->IO", x_BTI, dy_BTO, preferred_element_type=jnp.float32)
     # First dw, then dx: as long as dw waits, x is held, which nothing else needs any more.
     dw_IO, dy_BTO = jax.lax.optimization_barrier((dw_IO.astype(w_IO.dtype), dy_BTO))
+    return input_gradient(w_IO, dy_BTO), dw_IO
+
+
+def input_gradient(w_IO: jax.Array, dy_BTO: jax.Array) -> jax.Array:
+    """Returns the gradient of x alone, summed in float32 and rounded once to the dtype of dy."""
     dx_BTI = jnp.einsum("BTO,IO->BTI", dy_BTO, w_IO, preferred_element_type=jnp.float32)
-    return dx_BTI.astype(x_BTI.dtype), dw_IO
+    return dx_BTI.astype(dy_BTO.dtype)
+
+
+@jax.custom_vjp
+def frozen_product(x_BTI: jax.Array, w_IO: jax.Array) -> jax.Array:
+    """Returns `product`, of which w has no gradient: it is not even computed, and x not kept."""
+    return product(x_BTI, w_IO)
 
 
 def _forward(x_BTI: jax.Array, w_IO: jax.Array):
@@ -36,3 +47,14 @@ def _backward(saved, dy_BTO: jax.Array):
 
 
 product.defvjp(_forward, _backward)
+
+
+def _frozen_forward(x_BTI: jax.Array, w_IO: jax.Array):
+    return product(x_BTI, w_IO), w_IO
+
+
+def _frozen_backward(w_IO: jax.Array, dy_BTO: jax.Array):
+    return input_gradient(w_IO, dy_BTO), None
+
+
+frozen_product.defvjp(_frozen_forward, _frozen_backward)

@@ -7,6 +7,8 @@
 
 Left to itself, XLA multiplies in as many pieces as there are parts, and holds sums of float32.
 
+A frozen kernel is fetched again for the backward pass, which has the second column alone.
+
 Dimensions: B batch, T tokens, I all inputs in one, O all outputs in one; kernels and what goes in
 and out of them keep the dimensions that `place.DIMS` names.
 """
@@ -18,7 +20,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from llama_jax.model.product import gradients, product
+from llama_jax.model.product import gradients, input_gradient, product
 from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.weights import Dims, fetch, psum, sum_gradient
 
@@ -71,6 +73,38 @@ def _backward(layout: Layout, dims: Dims, saved, dy: jax.Array):
 
 
 multiply.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def multiply_frozen(layout: Layout, dims: Dims, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns `multiply`, of which the kernel has no gradient: it is not even computed."""
+    return _forward(layout, dims, x, kernel)[0]
+
+
+def _frozen_forward(layout: Layout, dims: Dims, x: jax.Array, kernel: jax.Array):
+    return multiply_frozen(layout, dims, x, kernel), kernel
+
+
+def _frozen_backward(layout: Layout, dims: Dims, kernel: jax.Array, dy: jax.Array):
+    inputs, outputs = _ends(dims, len(dims) - dy.ndim + 4)
+
+    def local(kernel, dy):
+        kernel = fetch(layout, dims, kernel)
+        dx_BTI = input_gradient(_matrix(kernel, inputs), _flat(dy, 2))
+        dx = dx_BTI.reshape(*dy.shape[:2], *kernel.shape[: len(inputs)])
+        return psum(dx, _split(layout, outputs))
+
+    dx = jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=(layout.spec(*dims), _tokens(layout, outputs)),
+        out_specs=_tokens(layout, inputs),
+        check_vma=False,
+    )(kernel, dy)
+    return dx, None
+
+
+multiply_frozen.defvjp(_frozen_forward, _frozen_backward)
 
 
 def _ends(dims: Dims, ndim: int) -> tuple[Dims, Dims]:

@@ -105,7 +105,7 @@ def _memory(
     gradients = activations = 0
     if not decode:
         dtype = config.accumulate_dtype if config.accumulate > 1 else config.compute.dtype
-        gradients = memory.gradient_bytes(lowered.parameters, jnp.dtype(dtype))
+        gradients = memory.gradient_bytes(lowered.trained, jnp.dtype(dtype))
         if module:
             layers = config.model.layers
             activations = memory.stacked_bytes(module, layers, lowered.parameters)

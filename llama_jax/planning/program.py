@@ -40,6 +40,7 @@ class Lowered:
     layout: Layout
     parameters: Any  # Trees of shapes with shardings.
     moments: Any  # Of the optimizer; the cache when decoding.
+    trained: Any  # Those of the parameters that have gradients.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,11 @@ def lower(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
     """
     layout = Layout(make_mesh(config.mesh, devices), config.sharding)
     config = resolve(config, layout)
-    graph, _ = llama.abstract(config.model, config.compute, layout)
+    graph, _ = llama.abstract(config.model, config.compute, layout, config.lora)
     optimizer = optimizers.adamw(config.optim, config.steps)
     state = abstract_state(config, optimizer, layout)
     program = step.lower_step(config, graph, optimizer, state, layout)
-    return Lowered(program, layout, state.params, state.opt_state)
+    return Lowered(program, layout, state.all_params, state.opt_state, state.params)
 
 
 def lower_decode(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
@@ -83,7 +84,7 @@ def lower_decode(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
     program, cache = Generator(config.model, compute, params, [2]).lower_decode(
         layout.ways("batch"), config.data.sequence_length, partial(_decoding_sharding, layout)
     )
-    return Lowered(program, layout, params, cache)
+    return Lowered(program, layout, params, cache, {})
 
 
 def compile(

@@ -52,7 +52,7 @@ def train_work(config: TrainConfig, devices: int) -> Work:
     length = config.data.sequence_length
     tokens = config.data.batch_size * length / devices
     return Work(
-        model=tokens * flops.per_token(config.model, length, "causal"),
+        model=tokens * flops.per_token(config.model, length, "causal", config.lora),
         recomputed=tokens
         * flops.recomputed_per_token(config.model, config.compute, length, "causal"),
         tokens=tokens,

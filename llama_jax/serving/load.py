@@ -10,15 +10,12 @@ import os
 import typing
 from pathlib import Path
 
-import jax
-
 from llama_jax.checkpoint import layout
 from llama_jax.config.model import Dtype
 from llama_jax.converters import weights
 from llama_jax.converters.weights import Weights
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
-from llama_jax.model.llama import Params
 from llama_jax.serving.language_model import LanguageModel
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -31,6 +28,7 @@ def load(
     step: int | None = None,
     dtype: str | None = None,
     tokenizer: str | os.PathLike | None = None,
+    adapter: str | os.PathLike = "",
 ) -> LanguageModel:
     """Returns the model in a folder, ready to continue texts.
 
@@ -41,6 +39,7 @@ def load(
         dtype: float32 or bfloat16, in which parameters are kept and matrices multiplied; None
             takes the one that holds the stored parameters exactly.
         tokenizer: A tokenizer file or its folder; None takes the one in the folder.
+        adapter: A run of adapters or a PEFT folder, merged into the model.
 
     Raises:
         ValueError: There is no such folder, step, dtype or tokenizer, or the tokenizer is another
@@ -49,11 +48,11 @@ def load(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(repr, DTYPES))}.")
-    found = weights.find(*_run_of(Path(path), step))
+    found = weights.find(*_run_of(Path(path), step), adapter)
     words = _tokenizer(found, tokenizer)
     end_ids = _end_ids(found)
     dtype = dtype or found.dtype
-    return LanguageModel(found.model, _params(found, dtype), words, dtype=dtype, end_ids=end_ids)
+    return LanguageModel(found.model, found.rounded(dtype), words, dtype=dtype, end_ids=end_ids)
 
 
 def _run_of(path: Path, step: int | None) -> tuple[Path, int | None]:
@@ -65,13 +64,6 @@ def _run_of(path: Path, step: int | None) -> tuple[Path, int | None]:
     if step not in (None, int(whole.name)):
         raise ValueError(f"step is {step} but {path} is the checkpoint of step {whole.name}.")
     return whole.parent.parent, int(whole.name)
-
-
-def _params(found: Weights, dtype: str) -> Params:
-    """Returns the parameters in a dtype, rounded if it was asked for."""
-    if found.huggingface is not None:
-        return found.huggingface.params(dtype)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), found.read())
 
 
 def _tokenizer(found: Weights, given: str | os.PathLike | None) -> Tokenizer:
@@ -86,7 +78,8 @@ def _tokenizer(found: Weights, given: str | os.PathLike | None) -> Tokenizer:
 
 def _end_ids(found: Weights) -> list[int]:
     """Returns the ids that end a text by Hugging Face's settings: none, one or several."""
-    folder = found.path if found.huggingface is not None else found.path / "huggingface"
+    origin = found.origin
+    folder = origin.path if origin.huggingface is not None else origin.path / "huggingface"
     path, vocab = folder / GENERATION, found.model.vocab
     if not path.is_file():
         return []

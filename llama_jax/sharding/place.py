@@ -27,6 +27,18 @@ DIMS: dict[str, tuple[str | None, ...]] = {
     "norm/scale": (None,),
     "head/kernel": ("embed", "vocab"),
 }
+# How many of a matrix's dimensions are summed over: its inputs.
+INPUTS = {name: 2 if name == "attention/o/kernel" else 1 for name in DIMS if "/kernel" in name}
+INPUTS |= {"embed/embedding": 1}
+for _name, _inputs in INPUTS.items():
+    _folder = _name.rpartition("/")[0]
+    # A low-rank adapter is split as its base is: a along inputs, b along outputs.
+    DIMS[f"{_folder}/lora/a"] = (*DIMS[_name][:_inputs], None)
+    DIMS[f"{_folder}/lora/b"] = (None, *DIMS[_name][_inputs:])
+    # A quantized matrix is whole on every device.
+    DIMS |= {f"{_name}/codes": (None, None, None), f"{_name}/scale": (None, None)}
+    DIMS |= {f"{_name}/scale_codes": (None, None), f"{_name}/scale_spread": (None, None)}
+    DIMS[f"{_name}/scale_mean"] = ()
 
 
 def param_dims(name: str) -> tuple[str | None, ...]:

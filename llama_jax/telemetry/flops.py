@@ -12,6 +12,7 @@ it that is needed.
 
 from typing import Literal
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
 
 Convention = Literal["causal", "full"]
@@ -39,11 +40,34 @@ def attended_keys(model: ModelConfig, sequence_length: int, convention: Conventi
     return window - window * window / (2 * sequence_length)
 
 
-def per_token(model: ModelConfig, sequence_length: int, convention: Convention) -> float:
-    """Returns 6 N_mm + 12 L N H S operations, forward and backward; S is `attended_keys`."""
+def adapter_parameters(model: ModelConfig, lora: LoraConfig) -> int:
+    """Returns the parameters of adapters that multiply a token: r (inputs + outputs) of each.
+
+    Of the embedding's r D: the other is a table.
+    """
+    D, F = model.embed, model.mlp
+    heads, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    sizes = {"attention/q": D + heads, "attention/k": D + keys, "attention/v": D + keys}
+    sizes |= {"attention/o": D + heads} | dict.fromkeys(("mlp/gate", "mlp/up", "mlp/down"), D + F)
+    in_layers = sum(sizes[name] for name in lora.adapted if name in sizes)
+    return lora.r * (model.layers * in_layers + (D if "embed" in lora.adapted else 0))
+
+
+def per_token(
+    model: ModelConfig,
+    sequence_length: int,
+    convention: Convention,
+    lora: LoraConfig | None = None,
+) -> float:
+    """Returns 6 N_mm + 12 L N H S operations, forward and backward; S is `attended_keys`.
+
+    With adapters of N_a parameters 4 N_mm + 6 N_a + 12 L N H S: the base has no gradient.
+    """
     keys = attended_keys(model, sequence_length, convention)
     attention = 12 * model.layers * model.heads * model.head_dim * keys
-    return 6 * matrix_parameters(model) + attention
+    if lora is None or not lora.r:
+        return 6 * matrix_parameters(model) + attention
+    return 4 * matrix_parameters(model) + 6 * adapter_parameters(model, lora) + attention
 
 
 def recomputed_per_token(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ModelConfig
 from llama_jax.telemetry import flops, hardware
 
@@ -14,6 +15,7 @@ class Throughput:
     sequence_length: int
     devices: int  # Of the whole run.
     device_kind: str  # jax.devices()[0].device_kind
+    lora: LoraConfig | None = None  # What is trained instead of the whole model.
 
     def metrics(self, *, tokens: float, seconds: float) -> dict[str, float]:
         """Returns throughput/* of `tokens` trained in `seconds`.
@@ -29,7 +31,8 @@ class Throughput:
         chip = hardware.chip(self.device_kind)
         conventions: tuple[flops.Convention, ...] = ("causal", "full")
         for convention in conventions:
-            achieved = per_device * flops.per_token(self.model, self.sequence_length, convention)
+            needed = flops.per_token(self.model, self.sequence_length, convention, self.lora)
+            achieved = per_device * needed
             values[f"throughput/tflops_per_device_{convention}"] = achieved / 1e12
             if chip is not None:
                 values[f"throughput/mfu_{convention}"] = achieved / chip.peak_flops

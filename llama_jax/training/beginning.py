@@ -1,7 +1,9 @@
 """Where a run begins: at its newest good checkpoint, else at given weights, else at random."""
 
+import dataclasses
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,24 +15,14 @@ from llama_jax.config.train import TrainConfig, too_long
 from llama_jax.converters import weights
 from llama_jax.converters.weights import Weights
 from llama_jax.data.loader import Loader
+from llama_jax.distributed.processes import Processes
 from llama_jax.model import llama, vocabulary
 from llama_jax.sharding.layout import Layout
 from llama_jax.text import vocabulary as names
 from llama_jax.text.tokenizer import Tokenizer, load_tokenizer
+from llama_jax.training import base
 from llama_jax.training.directory import RunDirectory
 from llama_jax.training.state import TrainState, abstract_state, create_state, with_params
-
-# What makes weights those of another model; vocab may grow.
-SHAPE = (
-    "layers",
-    "embed",
-    "mlp",
-    "heads",
-    "kv_heads",
-    "head_dim",
-    "tie_embeddings",
-    "attention_bias",
-)
 
 
 def begin(
@@ -40,8 +32,11 @@ def begin(
     directory: RunDirectory,
     loader: Loader,
     checkpoints: CheckpointManager,
-) -> TrainState:
-    """Returns the state to train from. The order matters: a run's own checkpoints come first.
+    processes: Processes,
+) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state to train from, and what checkpoints say of a base ({} without one).
+
+    The order matters: a run's own checkpoints come first.
 
     Raises:
         ValueError: The checkpoint or the weights were made with other settings.
@@ -52,16 +47,32 @@ def begin(
         # First the settings: what differs there is said better than by names of arrays.
         if (written := directory.written()) is not None:
             directory.refuse_changes(written)
-        state, meta = checkpoints.restore(abstract)
+        state, meta = checkpoints.restore(abstract.without_base())
         directory.refuse_changes(meta, loader.fingerprint)
         loader.continue_at(int(state.step), meta["data"])
-        return state
-    state = create_state(config, optimizer, abstract)
-    if config.init_from:
+        return _with_base(config, layout, state, abstract, meta.get("base"), processes)
+    state = create_state(config, optimizer, abstract.without_base())
+    if config.lora.init_from:
+        state = with_params(state, base.start(config, abstract.params))
+    elif config.init_from and not config.lora.r:
         tokenizer = load_tokenizer(config.data.tokenizer)
         params = read_weights(config.init_from, config, abstract.params, tokenizer)
         state = with_params(state, params)
-    return state
+    return _with_base(config, layout, state, abstract, None, processes)
+
+
+def _with_base(
+    config: TrainConfig,
+    layout: Layout,
+    state: TrainState,
+    abstract: TrainState,
+    recorded: dict[str, Any] | None,
+    processes: Processes,
+) -> tuple[TrainState, dict[str, Any]]:
+    if not config.lora.r:
+        return state, {}
+    where = base.locate(config, recorded, processes)
+    return base.read(config, where, layout, state, abstract), {"base": dataclasses.asdict(where)}
 
 
 def read_weights(
@@ -115,7 +126,7 @@ def check_same_model(stored: ModelConfig, model: ModelConfig, path: str) -> None
     Raises:
         ValueError: See above; the message names the settings.
     """
-    for name in SHAPE:
+    for name in weights.SHAPE:
         have, want = getattr(stored, name), getattr(model, name)
         if have != want:
             raise ValueError(

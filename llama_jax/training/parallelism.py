@@ -24,6 +24,7 @@ def resolve(config: TrainConfig, layout: Layout) -> TrainConfig:
     """
     parts = layout.ways("sequence")
     _check_rows(config, layout)
+    _check_quantization(config, layout)
     config = _with_attention(config, layout)
     method = config.compute.context_parallel
     if parts == 1:
@@ -180,6 +181,18 @@ def _check_rows(config: TrainConfig, layout: Layout) -> None:
         )
 
 
+def _check_quantization(config: TrainConfig, layout: Layout) -> None:
+    split = [dim for dim in ("embed", "heads", "mlp", "vocab") if layout.ways(dim) > 1]
+    if config.lora.quantization != "none" and split:
+        sizes = layout.mesh.shape
+        axes = sorted({axis for dim in split for axis in layout.axes(dim) if sizes[axis] > 1})
+        raise ValueError(
+            f"config.lora.quantization is {config.lora.quantization!r} but the mesh splits weights "
+            f"over {', '.join(axes)}, and a quantized base is whole on every device. Use "
+            "--config.mesh.data=-1 and 1 for the other axes, or --config.lora.quantization=none."
+        )
+
+
 def _check_sequence(config: TrainConfig, parts: int) -> None:
     length = config.data.sequence_length
     if length % (2 * parts):
@@ -193,4 +206,10 @@ def _check_sequence(config: TrainConfig, parts: int) -> None:
             "config.model.residual_dropout is set and config.mesh.context splits sequences: a "
             "token would draw other zeros than on one device. Set "
             "--config.model.residual_dropout=0 or --config.mesh.context=1."
+        )
+    if config.lora.dropout:
+        raise ValueError(
+            f"config.lora.dropout is {config.lora.dropout} and config.mesh.context splits "
+            "sequences: a token would draw other zeros than on one device. Set "
+            "--config.lora.dropout=0 or --config.mesh.context=1."
         )

@@ -31,4 +31,5 @@ def loss(
         chunk=config.chunk,
         z_loss=config.z_loss,
         layout=model.layout,
+        frozen_head=model.lora.r > 0,
     )

@@ -88,6 +88,7 @@ class Run:
             sequence_length=config.data.sequence_length,
             devices=jax.device_count(),
             device_kind=jax.devices()[0].device_kind,
+            lora=config.lora,
         )
         self._console = Console(config.steps, start=start, enabled=is_first)
         self._writers = Writers(
@@ -180,7 +181,7 @@ class Run:
         """
         self._fetch_last()
         with self.phase("checkpoint"):
-            checkpoints.save(done, state, meta, best=best)
+            checkpoints.save(done, state.without_base(), meta, best=best)
 
     def finish(self, checkpoints: CheckpointManager, best: Best) -> None:
         """Waits for the last save, and tells how the run ended."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from llama_jax.config.train import TrainConfig
-from llama_jax.model import llama
+from llama_jax.model import llama, lora
 from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
 
@@ -21,8 +21,18 @@ class TrainState:
     step: jax.Array  # i32: batches seen; decides the next batch and the dropout.
     updates: jax.Array  # i32: updates made; decides the learning rate.
     skipped_in_a_row: jax.Array  # i32
-    params: llama.Params
+    params: llama.Params  # Those that are trained: all, or adapters.
     opt_state: Any
+    base: llama.Params = dataclasses.field(default_factory=dict)  # What adapters adapt.
+
+    @property
+    def all_params(self) -> llama.Params:
+        """Returns the parameters of the whole model."""
+        return lora.join(self.base, self.params)
+
+    def without_base(self) -> "TrainState":
+        """Returns what a checkpoint holds: the base never changes, and is where it came from."""
+        return dataclasses.replace(self, base={})
 
 
 def abstract_state(
@@ -36,9 +46,17 @@ def abstract_state(
 def create_state(
     config: TrainConfig, optimizer: optax.GradientTransformation, abstract: TrainState
 ) -> TrainState:
-    """Returns a fresh state; each array is made where it stays, never whole on one device."""
+    """Returns a fresh state; each array is made where it stays, never whole on one device.
+
+    Its base is that of `abstract`: empty if that is, for one that is read.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda: _initial(config, optimizer), out_shardings=shardings)()
+
+    def make() -> TrainState:
+        state = _initial(config, optimizer)
+        return state if abstract.base else state.without_base()
+
+    return jax.jit(make, out_shardings=shardings)()
 
 
 def with_params(state: TrainState, params: llama.Params) -> TrainState:
@@ -47,6 +65,7 @@ def with_params(state: TrainState, params: llama.Params) -> TrainState:
 
 
 def _initial(config: TrainConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    params = llama.create(config.model, config.compute, config.seed)
+    params = llama.create(config.model, config.compute, config.seed, config.lora)
+    trained, base = lora.divide(params) if config.lora.r else (params, {})
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, zero, zero, params, optimizer.init(params))
+    return TrainState(zero, zero, zero, trained, optimizer.init(trained), base)

@@ -5,7 +5,6 @@ Dimensions: A micro-batches, B rows, T tokens.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from flax import nnx
 
 from llama_jax.config.train import TrainConfig
 from llama_jax.data.batch import Batch, content_hash
+from llama_jax.model import lora
 from llama_jax.optim import schedules
 from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
@@ -93,11 +93,18 @@ def lower_step(
 def gradients(
     config: TrainConfig, graph: nnx.GraphDef, layout: Layout, state: TrainState, batch: Batch
 ):
-    """Returns the gradient of the mean loss over all target tokens, and the sums behind it."""
+    """Returns the gradient of the mean loss over all target tokens, and the sums behind it.
+
+    Of what is trained: a base that is not has no gradients.
+    """
     key = None
-    if config.model.residual_dropout:
+    if config.model.residual_dropout or config.lora.dropout:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-    loss_fn = jax.value_and_grad(partial(pretrain.loss, graph, config.loss), has_aux=True)
+
+    def loss(params, rows: Batch, key):
+        return pretrain.loss(graph, config.loss, lora.join(state.base, params), rows, key)
+
+    loss_fn = jax.value_and_grad(loss, has_aux=True)
 
     def micro(params, rows: Batch, index):
         micro_key = None if key is None else jax.random.fold_in(key, index)

@@ -147,3 +147,22 @@ def test_says_what_is_wrong():
         chunked_cross_entropy(x_BTD, head_DV.T, target_BT, weight_BT, chunk=8, z_loss=0.0)
     with pytest.raises(ValueError, match="chunk is 0"):
         chunked_token_loss(x_BTD, head_DV, target_BT, chunk=0)
+
+
+@pytest.mark.parametrize("chunk", [8, 10_000])
+def test_a_frozen_head_changes_nothing_but_has_no_gradient(chunk):
+    x_BTD, head_DV, target_BT, weight_BT = inputs()
+
+    def loss(x_BTD, head_DV, frozen):
+        found, _ = chunked_cross_entropy(
+            x_BTD, head_DV, target_BT, weight_BT, chunk=chunk, z_loss=1e-2, frozen_head=frozen
+        )
+        return 3 * found
+
+    want = jax.value_and_grad(loss)(x_BTD, head_DV, False)
+    got = jax.value_and_grad(loss)(x_BTD, head_DV, True)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    text = str(jax.make_jaxpr(jax.grad(lambda x: loss(x, head_DV, True)))(x_BTD))
+    plain = str(jax.make_jaxpr(jax.grad(lambda x: loss(x, head_DV, False)))(x_BTD))
+    assert f"f32[{D},{V}] = dot_general" in plain
+    assert f"f32[{D},{V}] = dot_general" not in text

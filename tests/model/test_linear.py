@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llama_jax.model.linear import product
+from llama_jax.model.product import product
 
 B, T, I, O = 2, 5, 7, 3
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.planning import hlo, memory, program, topology
 
 # 256 x 64 embedding and head; in each of 3 layers q 64 x 64, k and v 64 x 32, o 64 x 64, three of
@@ -36,6 +37,15 @@ def test_gradients_are_split_like_the_parameters(compiled):
     lowered = compiled().lowered
     half = memory.gradient_bytes(lowered.parameters, jnp.dtype("bfloat16"))
     assert half == 2 * (MATRICES // 8 + NORMS)
+
+
+def test_adapters_alone_have_gradients_and_moments(compiled):
+    lowered = compiled(init_from="unused", lora=LoraConfig(r=8)).lowered
+    # q and v: a is split over fsdp=8 by its inputs, b of 64 and 32 outputs is whole.
+    adapters = 3 * 8 * (64 // 8 + 64 + 64 // 8 + 32)
+    assert memory.local_bytes(lowered.parameters) == 4 * (MATRICES // 8 + NORMS + adapters)
+    assert memory.local_bytes(lowered.moments) == 2 * 4 * adapters + 2 * 4
+    assert memory.gradient_bytes(lowered.trained, jnp.dtype("bfloat16")) == 2 * adapters
 
 
 def test_full_remat_stacks_the_inputs_of_the_layers_and_nothing_else(compiled, config):

@@ -1,12 +1,18 @@
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import llama_jax
-from llama_jax.core import files
+from llama_jax.config.lora import LoraConfig
+from llama_jax.config.model import ComputeConfig
+from llama_jax.converters import peft
+from llama_jax.core import files, tree
 from llama_jax.core.errors import DataError
+from llama_jax.model import llama
+from llama_jax.model.lora import divide, merge
 
 
 def test_every_kind_of_folder_gives_the_same_model(hugging, run):
@@ -58,3 +64,16 @@ def test_an_end_id_outside_the_vocabulary_is_damage(hugging, tmp_path):
     files.write_json(damaged / "generation_config.json", {"eos_token_id": 320})
     with pytest.raises(DataError, match=r"eos_token_id holds 320; it must be in \[0, 320\)"):
         llama_jax.load(damaged)
+
+
+def test_adapters_are_merged_into_what_is_loaded(hugging, params, tmp_path):
+    config = llama_jax.load(hugging).config
+    lora = LoraConfig(r=2, targets=("attention/*",))
+    shapes = divide(llama.abstract(config, ComputeConfig(), lora=lora)[1])[0]
+    adapters = jax.tree.map(lambda s: jnp.full(s.shape, 0.1, s.dtype), shapes)
+    peft.write(tmp_path, lora, config, tree.named_leaves(adapters).__getitem__, str(hugging))
+    want = tree.named_leaves(merge(params, adapters, lora.scale))
+    for model in (llama_jax.load(hugging, adapter=tmp_path), llama_jax.load(tmp_path)):
+        for name, leaf in tree.named_leaves(model.params).items():
+            np.testing.assert_allclose(leaf, want[name], rtol=1e-6)
+        assert model.tokenizer.sha256 == llama_jax.load(hugging).tokenizer.sha256

@@ -3,7 +3,11 @@ import dataclasses
 import pytest
 
 from llama_jax.config import presets
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.model import ComputeConfig, ModelConfig
+from llama_jax.core import tree
+from llama_jax.model import llama
+from llama_jax.model.lora import divide
 from llama_jax.telemetry import flops
 
 
@@ -28,6 +32,19 @@ def test_llama2_7b_costs_what_is_published_for_it(length, convention, gigaflops)
 def test_a_tied_head_costs_as_much_as_one_of_its_own():
     tied = dataclasses.replace(presets.LLAMA2_7B, tie_embeddings=True)
     assert flops.per_token(tied, 4096, "full") == flops.per_token(presets.LLAMA2_7B, 4096, "full")
+
+
+def test_adapters_leave_out_the_gradients_of_the_base():
+    lora = LoraConfig(r=8)  # q and v of 7B: 4,194,304, as PEFT counts them.
+    assert flops.adapter_parameters(presets.LLAMA2_7B, lora) == 4_194_304
+    whole, adapted = (flops.per_token(presets.LLAMA2_7B, 4096, "full", x) for x in (None, lora))
+    assert whole - adapted == 2 * 6_607_077_376 - 6 * 4_194_304
+    # As many as there are, but for the embedding's table.
+    model = dataclasses.replace(presets.LLAMA2_70B, layers=2)
+    everything = LoraConfig(r=8, targets=("*",))
+    adapters, _ = divide(llama.abstract(model, ComputeConfig(), lora=everything)[1])
+    counted = flops.adapter_parameters(model, everything)
+    assert tree.size(adapters) == counted + 8 * model.vocab
 
 
 def test_grouped_queries_share_keys_but_still_attend_one_by_one():

@@ -8,6 +8,7 @@ import jax
 import pytest
 from mesh_training import SETTINGS
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.mesh import MeshConfig
 from llama_jax.sharding.layout import Layout
 from llama_jax.sharding.mesh import make_mesh
@@ -104,6 +105,10 @@ def test_auto_follows_the_formula(monkeypatch):
         (
             {"compute": compute(context_parallel="ring", attention="reference")},
             "config.compute.context_parallel is 'ring' but config.compute.attention is 'reference'",
+        ),
+        (
+            {"init_from": "x", "lora": LoraConfig(r=4, quantization="nf4")},
+            "config.lora.quantization is 'nf4' but the mesh splits weights over context, fsdp, and",
         ),
         (
             {"data": dataclasses.replace(SETTINGS.data, sequence_length=28)},

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 from mesh_training import SETTINGS, Training, assert_close
 
+from llama_jax.config.lora import LoraConfig
 from llama_jax.config.mesh import MeshConfig
 
 README = pathlib.Path(__file__).parents[2] / "llama_jax/sharding/README.md"
@@ -48,15 +49,35 @@ MEMORY = [
 ]
 
 
+LORA = [
+    (row[0], method, cell)
+    for head, row in table("LoRA")
+    for method, cell in zip(head[1:], row[1:], strict=True)
+]
+EVERY_TARGET = LoraConfig(r=4, targets=("*",))
+ADAPTERS = {
+    "every target": EVERY_TARGET,
+    "dropout": dataclasses.replace(EVERY_TARGET, dropout=0.2),
+    "int8 base": dataclasses.replace(EVERY_TARGET, quantization="int8"),
+    "nf4 base": dataclasses.replace(EVERY_TARGET, quantization="nf4"),
+}
+
+
 def test_the_tables_name_every_combination():
     keys = {(attention, method, packing) for attention, method, _, packing, _ in COMBINATIONS}
     assert len(keys) == 3 * 4 * 2 and len(COMBINATIONS) == 96 and len(MEMORY) == 21
-    assert {cell for *_, cell in COMBINATIONS + MEMORY} == {"=", "refused"}
+    assert {what for what, *_ in LORA} == set(ADAPTERS) and len(LORA) == 16
+    assert {cell for *_, cell in COMBINATIONS + MEMORY + LORA} == {"=", "refused"}
 
 
 @functools.cache
 def on_one_device(packing: str, what: str = "plain"):
     return Training(memory_settings(what)).run(STEPS, packing)
+
+
+@functools.cache
+def on_one_device_accumulated(what: str):
+    return Training(memory_settings(what, **ACCUMULATED)).run(STEPS, "segments")
 
 
 @functools.lru_cache(maxsize=1)
@@ -75,6 +96,8 @@ def memory_settings(what: str, **changes):
             part = {"compute": dataclasses.replace(SETTINGS.compute, remat=value)}
         case "first_moment_dtype":
             part = {"optim": dataclasses.replace(SETTINGS.optim, first_moment_dtype=value)}
+        case _ if what in ADAPTERS:
+            part = {"lora": ADAPTERS[what], "init_from": "unused"}
         case "residual_dropout":
             part = {"model": dataclasses.replace(SETTINGS.model, residual_dropout=0.2)}
         case _:
@@ -84,15 +107,16 @@ def memory_settings(what: str, **changes):
     return dataclasses.replace(config, compute=compute, **changes)
 
 
-def check(make, cell: str, packing: str, what: str = "plain"):
-    """Checks what `make()` says, or what it trains."""
+def check(make, cell: str, packing: str, what: str = "plain", alone=None):
+    """Checks what `make()` says, or what it trains; `alone` gives what one device does."""
     if cell == "refused":
-        with pytest.raises(ValueError, match=r"^config\.(compute|model)\.\w+ is .*Set|Use"):
+        with pytest.raises(ValueError, match=r"^config\.(compute|model|lora)\.\w+ is .*Set|Use"):
             make()
         return
     training = make()
     metrics, gradients, params = training.run(STEPS, packing)
-    want_metrics, want_gradients, want_params = on_one_device(packing, what)
+    want = alone() if alone else on_one_device(packing, what)
+    want_metrics, want_gradients, want_params = want
     assert_close(metrics, want_metrics)
     optim = training.config.optim
     coarse = optim.first_moment_dtype == "bfloat16"
@@ -112,3 +136,16 @@ def test_memory_setting(what, method, cell):
     compute = {"context_parallel": "auto" if method == "none" else method}
     config = memory_settings(what, compute=compute, mesh=MESHES[method])
     check(functools.partial(Training, config), cell, "segments", what)
+
+
+@pytest.mark.parametrize(("what", "method", "cell"), LORA)
+def test_adapters(what, method, cell):
+    compute = {"context_parallel": "auto" if method == "none" else method}
+    both = COLUMNS["both"]
+    config = memory_settings(what, compute=compute, mesh=MESHES[method], **both)
+    # Zeros are drawn for each micro-batch, so one device has as many.
+    alone = functools.partial(on_one_device_accumulated, what)
+    check(functools.partial(Training, config), cell, "segments", what, alone)
+    if (what, cell) == ("dropout", "="):
+        without = on_one_device_accumulated("every target")[0]
+        assert alone()[0][0]["loss"] != without[0]["loss"]
