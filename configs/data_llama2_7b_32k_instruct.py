@@ -5,8 +5,8 @@ r"""The data of Llama-2-7B-32K-Instruct: distilled conversations, BookSum, multi
 
 Half of the documents are conversations that a larger model answered
 (configs/distill_llama2_7b_32k_instruct.py; 19,000 of them were taken), a quarter each summaries and
-questions (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct):
-configs/llama2_7b_32k_instruct.py mixes them so. A pair of BookSum whose texts are missing is counted and left out.
+questions (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct). A pair of BookSum whose
+texts are missing is counted and left out. configs/llama2_7b_32k_instruct.py mixes and trains.
 
 Expect: not measured on the whole sets.
 """
