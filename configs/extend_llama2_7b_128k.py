@@ -37,7 +37,7 @@ def get_config(scaling="linear"):
     c.data.mixture.books = load.default(SourceConfig(path="data/books"))
     c.data.sequence_length = 131_072
     c.data.batch_size = 128
-    c.accumulate = 16
+    c.accumulate = 64
 
     # Mesh: a row is split over 4 devices.
     c.mesh.context = 4

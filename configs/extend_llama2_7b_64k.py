@@ -37,7 +37,7 @@ def get_config(scaling="linear"):
     c.data.mixture.books = load.default(SourceConfig(path="data/books"))
     c.data.sequence_length = 65_536
     c.data.batch_size = 128
-    c.accumulate = 16
+    c.accumulate = 32
 
     # Mesh: a row is split over 2 devices.
     c.mesh.context = 2
