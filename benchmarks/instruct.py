@@ -161,10 +161,11 @@ def served(model: LanguageModel) -> Iterator[str]:
             thread.join()
 
 
-def exact_matches(path: pathlib.Path) -> float:
+def exact_matches(path: pathlib.Path, limit: int) -> float:
     """Returns the share of held-out questions that a checkpoint answers exactly, greedily."""
     model = llama_jax.load(path)
     asked = [json.loads(line) for line in (LESSONS / "held_out.jsonl").read_text().splitlines()]
+    asked = asked[: limit or None]
     answers = model.generate(
         [each["prompt"] for each in asked], max_new_tokens=16, temperature=0.0, stop="[INST]"
     )
@@ -204,7 +205,7 @@ def is_the_same_in_transformers(folder: pathlib.Path) -> str:
     return "the same answer" if said.strip() == expected.strip() else f"{said!r}, not {expected!r}"
 
 
-def page(seconds: dict[str, float], rates: dict[str, float], deployed: str) -> str:
+def page(asked: int, seconds: dict[str, float], rates: dict[str, float], deployed: str) -> str:
     """Returns the results as Markdown."""
     found = files.read_json(FOLDER / "evaluation" / "results.json")["results"]["answers"]
     rows = [f"| {name} | {found[name]['loss']:.3f} | {rate:.1%} |" for name, rate in rates.items()]
@@ -218,7 +219,7 @@ def page(seconds: dict[str, float], rates: dict[str, float], deployed: str) -> s
             f"{os.cpu_count()} CPU cores, {platform.machine()}; jax {versions_['jax']}, "
             f"Python {platform.python_version()}.",
             "",
-            f"{ASKED:,} questions answered over HTTP; {HELD_OUT} held-out questions, greedily:",
+            f"{asked:,} questions answered over HTTP; {HELD_OUT} held-out questions, greedily:",
             "",
             "| model | loss of the right answer | exactly right |",
             "|---|---:|---:|",
@@ -237,12 +238,14 @@ def page(seconds: dict[str, float], rates: dict[str, float], deployed: str) -> s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, help="of both trainings, for a quick try")
+    parser.add_argument("--warmup", type=int, default=10, help="steps, for a quick try")
     parser.add_argument("--limit", type=int, default=0, help="of questions, for a quick try")
     parser.add_argument("--output", type=pathlib.Path, default=RESULT)
     options = parser.parse_args()
     if not pathlib.Path("runs/demo/extend/config.json").is_file():
         raise SystemExit("error: runs/demo/extend is not there. Type: make demo")
     steps = [f"--config.steps={options.steps}"] if options.steps else []
+    steps.append(f"--config.optim.warmup_steps={options.warmup}")
     student, teacher, exported = (FOLDER / name for name in ("student", "teacher", "huggingface"))
     seconds = {}
 
@@ -256,11 +259,14 @@ def main() -> None:
     seconds["training the student"] = command("train", recipe="demo_instruct", flags=steps)
     seconds["evaluating"] = command("evaluate", recipe="demo_instruct_evaluate")
     paths = {"student before": pathlib.Path("runs/demo/extend"), "student after": student}
-    rates = {name: exact_matches(path) for name, path in (paths | {"teacher": teacher}).items()}
+    rates = {
+        name: exact_matches(path, options.limit)
+        for name, path in (paths | {"teacher": teacher}).items()
+    }
     if not exported.exists():
         command("convert", str(student), str(exported), "--format=hf")
     command("runs", "list", str(FOLDER))
-    text = page(seconds, rates, is_the_same_in_transformers(exported))
+    text = page(options.limit or ASKED, seconds, rates, is_the_same_in_transformers(exported))
     files.write_bytes(options.output, text.encode())
     print(f"\n{text}")
 

@@ -1,5 +1,6 @@
 """Every training recipe runs as a toy on real text: ten steps, and a lower loss."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -9,12 +10,13 @@ from test_configs import RECIPES, load_recipe
 from llama_jax import train
 from llama_jax.config import load, toy
 from llama_jax.config.train import TrainConfig
+from llama_jax.converters import weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAINED = [
     path
     for path in RECIPES
-    if "llama_jax.train" in path.read_text() and not path.stem.startswith("demo")
+    if "llama_jax.train" in path.read_text() and not path.stem.startswith(("demo", "lora", "qlora"))
 ]
 
 
@@ -23,12 +25,35 @@ def losses(workdir: pathlib.Path) -> list[float]:
     return [entry["train/loss"] for entry in map(json.loads, lines) if "train/loss" in entry]
 
 
-@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+# One of each kind; the others are the same with other numbers.
+QUICK = {
+    "pretrain_llama2_70b",
+    "extend_llama2_7b_32k",
+    "llama2_7b_32k_phase2",
+    "finetune_llama2_7b_32k_mqa",
+    "llama2_7b_32k_instruct",
+    "llama2_13b_orca_8k",
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path.stem in QUICK else [pytest.mark.slow], id=path.stem)
+        for path in TRAINED
+    ],
+)
 def test_a_recipe_learns_as_a_toy(path, shared, tmp_path):
-    config = load_recipe(path).get_config()
+    found = trained(path.stem, shared, tmp_path)
+    assert sum(found[-3:]) / 3 < found[0] - 0.3
+
+
+def trained(name: str, shared, tmp_path, **settings) -> list[float]:
+    """Returns the losses of a recipe's toy, on a vocabulary that makes its steps quick."""
+    config = load_recipe(ROOT / f"configs/{name}.py").get_config()
     toy.shrink(config)
     config.toy = True
-    config.workdir = str(tmp_path / "run")
+    config.workdir = str(tmp_path / name)
     config.data.tokenizer = str(shared / "weights/stories260K/tok512.model")
     config.model.vocab = 512 + config.model.vocab - 32_000  # As many rows are added.
     text = (shared / "data/tinyshakespeare/input.txt").read_text()
@@ -37,7 +62,32 @@ def test_a_recipe_learns_as_a_toy(path, shared, tmp_path):
     evaluators = config.evaluation.evaluators.values()
     for source in [*config.data.mixture.values(), *(each.source for each in evaluators)]:
         source.path, source.loss = str(tmp_path / "texts.jsonl"), "all"
+    config.update_from_flattened_dict(settings)
     assert train.main(load.parse(TrainConfig, config)) == 0
-    found = losses(tmp_path / "run")
+    found = losses(tmp_path / name)
     assert len(found) == toy.STEPS
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("lora_llama2_7b", marks=pytest.mark.slow),
+        pytest.param("qlora_llama2_7b", marks=pytest.mark.slow),
+        "qlora_llama2_70b",
+    ],
+)
+def test_adapters_learn_as_a_toy_on_a_base_that_was_trained(name, shared, tmp_path):
+    base = shared / "weights/stories260K/hf"
+    shape = weights.find(str(base)).model
+    settings = {f"model.{key}": value for key, value in dataclasses.asdict(shape).items()}
+    settings = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    found = trained(
+        name,
+        shared,
+        tmp_path,
+        init_from=str(base),
+        **settings,
+        **{"compute.param_dtype": "float32"},
+    )
     assert sum(found[-3:]) / 3 < found[0] - 0.3

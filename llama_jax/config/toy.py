@@ -2,7 +2,8 @@
 
     python -m llama_jax.train --config=configs/X.py --config.toy=True
 
-runs on a laptop in a minute and shows whether a recipe and its data work. Settings of the command
+runs on a laptop in a minute and shows whether a recipe and its data work. Adapters need a base of
+the same size: --config.init_from=TOY_RUN. Settings of the command
 line come after the toy's: --config.toy=True --config.steps=50 makes fifty steps.
 """
 
@@ -27,6 +28,8 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.data.batch_size = 8 * config.accumulate  # Also for the eight devices of a host.
     for name in MeshConfig.__dataclass_fields__:
         config.mesh[name] = getattr(MeshConfig(), name)
+    if config.lora.quantization != "none":  # Whole on every device.
+        config.mesh.data, config.mesh.fsdp = -1, 1
     config.compute.attention_chunk = DEFAULT_CHUNK
     config.loss.chunk = min(config.loss.chunk, LENGTH)
     config.optim.learning_rate = 1e-2
