@@ -1,4 +1,5 @@
 # make demo    sets up .venv and runs the main job in miniature: prepare, pretrain, extend, export
+# make instruct-demo   then distills, mixes, trains, tests and exports an instructed model
 # make test    sets up .venv with the test extra and runs every check
 #
 # PYTHON=python3.12 chooses the interpreter; .venv is made anew if it has another version.
@@ -14,7 +15,7 @@ READY := .venv/ready-$(VERSION)
 TESTABLE := $(READY)-$(EXTRAS)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo instruct-demo test lint clean-demo
 
 demo: $(READY)
 	@$(BIN)/python -m llama_jax.prepare --config=configs/demo_prepare.py
@@ -32,6 +33,10 @@ demo: $(READY)
 	@echo "extended, 2048 tokens    $(DEMO)/extend"
 	@echo "perplexity by position   $(DEMO)/evaluation/perplexity_by_position.png"
 	@echo "Hugging Face model       $(DEMO)/huggingface"
+
+instruct-demo: $(READY)-distill
+	@test -f $(DEMO)/extend/config.json || $(MAKE) --no-print-directory demo
+	@$(BIN)/python benchmarks/instruct.py --output=$(DEMO)/instruct/results.md
 
 test: $(TESTABLE) lint
 	@$(BIN)/python -m pytest -n auto --dist loadfile
@@ -58,4 +63,8 @@ $(READY): pyproject.toml constraints.txt
 $(TESTABLE): $(READY)
 	@echo "Installing the test tools"
 	@$(PIP) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(READY)-distill: $(READY)
+	@$(PIP) --editable '.[distill]'
 	@touch $@

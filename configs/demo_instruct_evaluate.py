@@ -4,7 +4,7 @@
 
 Perplexity of the right answers alone. Needs configs/demo_instruct.py and what comes before it.
 
-Expect: EXPECT_EVALUATE
+Expect: perplexity of the right answers 351 before, 1.36 after, 1.22 the teacher (2026-11-21).
 """
 
 from llama_jax.config import load
