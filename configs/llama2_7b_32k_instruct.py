@@ -3,10 +3,9 @@ r"""Llama-2-7B-32K-Instruct: LLaMA-2-7B-32K on conversations, summaries and ques
     python -m llama_jax.train --config=configs/llama2_7b_32k_instruct.py \
         --config.workdir=runs/llama2_7b_32k_instruct --config.init_from=LLaMA-2-7B-32K
 
-Needs the data of configs/data_llama2_7b_32k_instruct.py. Half of the documents are conversations, a
-quarter each BookSum and multi-document questions; 4 epochs, 32 sequences per step, learning rate
-1e-5 (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct). Set steps to four times the
-rows of an epoch, which training prints, over 32; 1,000 stands there until the data is known.
+Needs the data of configs/data_llama2_7b_32k_instruct.py, half of whose documents are conversations,
+a quarter each BookSum and multi-document questions. 4 epochs, 32 sequences per step, learning rate
+1e-5 (https://huggingface.co/togethercomputer/Llama-2-7B-32K-Instruct).
 
 Expect: not measured yet.
 Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
@@ -28,19 +27,18 @@ def get_config():
     c = load.default(TrainConfig)
     c.workdir = "runs/llama2_7b_32k_instruct"
     c.init_from = "LLaMA-2-7B-32K"
-    c.steps = 1000
+    c.epochs = 4.0
 
     # Model
     c.model = load.default(presets.LLAMA2_7B_32K)
     c.compute.remat = "attention"  # Keeps attention's output, the dearest to compute again.
     c.compute.attention_chunk = 2048  # Fewer, larger tiles: accelerators wait for memory, not sums.
 
-    # Data: shares are of documents. One stream of tokens, as the model it starts from was trained.
+    # Data: every document as often. One stream of tokens, as the model it starts from was trained.
     c.data.tokenizer = f"{DATA}/tokenizer"
-    for name, weight in (("instruct", 0.5), ("booksum", 0.25), ("mqa", 0.25)):
-        source = SourceConfig(path=f"{DATA}/{name}/train", weight=weight)
-        c.data.mixture[name] = load.default(source)
-    c.data.weight_unit = "documents"
+    for name in ("instruct", "booksum", "mqa"):
+        c.data.mixture[name] = load.default(SourceConfig(path=f"{DATA}/{name}/train"))
+    c.data.weight_unit = "epochs"
     c.data.text.before = "\n"
     c.data.text.add_eos = False
     c.data.packing = "concat"

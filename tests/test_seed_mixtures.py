@@ -98,6 +98,7 @@ def instruct(shared, folder):
     texts = [f"[INST]  {each['instruction']}  [/INST]  {each['output']}" for each in answered]
     write(folder / "instructions.jsonl", [{"text": text} for text in texts])
     paths, flags = mqa(shared, folder)
+    flags += [f"--config.sources.{name}.documents=0" for name in ("instruct", "booksum", "mqa")]
     return {"instruct": folder / "instructions.jsonl", **booksum(shared, folder)[0], **paths}, flags
 
 

@@ -72,9 +72,13 @@ class PrepareSourceConfig(SourceConfig):
     filters: FilterConfig = field(default_factory=FilterConfig)
     deduplicate: DedupConfig = field(default_factory=DedupConfig)
     build: BuildConfig = field(default_factory=BuildConfig)  # Of what was kept.
+    # So many documents are written for training, exactly, drawn by the seed; 0 writes all.
+    documents: int = 0
 
     def __post_init__(self):
         super().__post_init__()
+        if self.documents < 0:
+            raise ValueError(f"documents is {self.documents}; it must be 0 or more.")
         self.build.check_record(self.record)
         if self.chat.template and self.record not in chat.RECORDS:
             raise ValueError(

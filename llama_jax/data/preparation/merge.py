@@ -68,22 +68,27 @@ def merge(
 
 
 def _copy(
-    stores: Sequence[TokenStore], writer: TokenWriter, config: PrepareConfig, chat: ChatConfig
+    stores: Sequence[TokenStore],
+    writer: TokenWriter,
+    config: PrepareConfig,
+    chat: ChatConfig,
+    drawn: int,
 ) -> int:
-    """Copies the documents of all stores in an order that the seed decides; joins some short ones.
+    """Copies documents of all stores in an order that the seed decides; joins some short ones.
 
     It does not depend on where one store ends and the next begins, and none of it is in memory.
-    Returns how many were joined to another.
+    Of the order the first `drawn` are copied. Returns how many were joined to another.
     """
     mixer = Mixer(chat, config.seed, writer.add_ids)
     ends = np.cumsum([store.manifest.documents for store in stores])
     count, seed = int(ends[-1]), int(uniform(config.seed, "order", "") * 2**32)
-    with progress.bar(f"Writing {writer.folder.parent.name}, {writer.folder.name}", count) as show:
-        for i in range(count):
+    with progress.bar(f"Writing {writer.folder.parent.name}, {writer.folder.name}", drawn) as show:
+        for i in range(drawn):
             mixer.add(i, *_read_one(stores, ends, _number(i, count, seed, config.shuffle)))
             show(i + 1)
     mixer.finish()
-    writer.text_bytes += sum(store.manifest.text_bytes for store in stores)
+    if drawn == count:  # Of a part of the documents nobody knows it.
+        writer.text_bytes += sum(store.manifest.text_bytes for store in stores)
     return mixer.joined
 
 
@@ -123,6 +128,16 @@ def _hits(parts: Mapping[str, Sequence[Path]]) -> Iterator[Hit]:
                 yield Hit(**hit | {"document": f"{name}/{hit['document']}"})
 
 
+def _drawn(name: str, wanted: int, count: int) -> int:
+    """Returns how many documents are written; there must be so many."""
+    if wanted > count:
+        raise DataError(
+            f"config.sources.{name}.documents is {wanted} but {count} are there for training. Set "
+            "it to that or less, or to 0 for all."
+        )
+    return wanted
+
+
 def _merge_source(
     name: str, parts: Sequence[Path], folder: Path, tokenizer: Tokenizer, config: PrepareConfig
 ) -> Account:
@@ -140,10 +155,14 @@ def _merge_source(
         # What was left out belongs to neither; it is counted once, beside the larger.
         dropped = account.dropped if split == "train" else Counter[str]()
         stores = [TokenStore(part / split, tokenizer) for part in parts]
+        drawn = count = sum(map(len, stores))
+        if split == "train" and (wanted := config.sources[name].documents):
+            drawn = _drawn(name, wanted, count)
+            account.dropped += Counter({"not drawn": count - drawn})
         weighted = stores[0].has_weights
         settings = config.text, recipe(config), weighted
         with TokenWriter(folder / split, tokenizer, *settings) as writer:
-            joined = _copy(stores, writer, config, config.sources[name].chat)
+            joined = _copy(stores, writer, config, config.sources[name].chat, drawn)
             account.reshaped += Counter(joined=joined)  # Nothing, if there are none.
             reshaped = account.reshaped if split == "train" else Counter(joined=joined)
             if not writer.finish(dropped, +reshaped).documents:

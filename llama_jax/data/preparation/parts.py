@@ -54,10 +54,13 @@ def _groups(paths: list[Path], size: float) -> Iterator[tuple[Path, ...]]:
 
 
 def digest(parts: Sequence[Part], config: PrepareConfig, *more: str) -> str:
-    """Returns a hash of the settings and of what is read: names, sizes and times of the files."""
+    """Returns a hash of what decides parts: settings, names, sizes and times of the files."""
+    settings = recipe(config)
+    for source in settings["sources"].values():
+        del source["documents"]  # How many of them are written is decided when they are merged.
     stats = [(part.source, str(path), path.stat()) for part in parts for path in part.files]
     found = [[source, name, stat.st_size, stat.st_mtime_ns] for source, name, stat in stats]
-    content = json.dumps([recipe(config), found, *more])
+    content = json.dumps([settings, found, *more])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -1,5 +1,7 @@
 """A whole recipe: what is cleaned, found twice, or in an evaluation set is left out and counted."""
 
+import collections
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -176,6 +178,31 @@ def test_documents_become_dialogues_whatever_the_parts(config, tmp_path):
     report = json.loads((Path(made[0].output) / "report.json").read_text())["web"]
     assert report["documents"] == len(wanted) - wanted.count("")
     assert report["dropped"] == {"contaminated": 1, "too short for UL2": 1 + wanted.count("")}
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_exactly_so_many_documents_are_drawn_whatever_the_parts(config, shuffle):
+    def drawn(output, size, documents):
+        settings = config(output, size, min_words=0, sets=False)
+        source = dataclasses.replace(settings.sources["web"], documents=documents)
+        return dataclasses.replace(settings, sources={"web": source}, shuffle=shuffle)
+
+    asked = [drawn("few", 100.0, 4), drawn("same", 1e-4, 4)]
+    for each in asked:
+        prepare.prepare(each)
+    few, same = map(written, asked)
+    everything = [text for file in TEXTS.values() for _, text in file]
+    assert few == same and len(few) == 4
+    assert collections.Counter(few) <= collections.Counter(everything)
+    assert (few == sorted(everything[:4])) is not shuffle
+    report = json.loads((Path(asked[0].output) / "report.json").read_text())["web"]
+    assert report["dropped"] == {"not drawn": len(everything) - 4}
+    with pytest.raises(DataError, match=r"sources.web.documents is 99 but 10 are there for train"):
+        prepare.prepare(drawn("many", 1e-4, 99))
+    # The parts are kept: another number needs no reading.
+    kept = list((Path(asked[0].output).parent / ".many.preparing/parts").iterdir())
+    job = Job.start(drawn("many", 1e-4, 5), kept[0].parents[1], Path(asked[0].output) / "tokenizer")
+    assert {job.folder(part) for part in job.parts} == set(kept)
 
 
 def test_answers_become_no_dialogues(config, tmp_path):
