@@ -8,8 +8,9 @@ variables of that script. Needs the data of configs/data_llama2_7b_32k_booksum.p
 https://github.com/togethercomputer/OpenChatKit (training/finetune_llama-2-7b-32k-booksum.sh and
 training/dist_clm_train.py): 4 sequences, 131,072 tokens per step, loss on all tokens. Its 10 steps
 show that it runs; how many the published result took is not known. Left as it should be, not as it
-was: gradients are a mean and clipped as one, RMSNorm's weights are not decayed, bfloat16, not
-float16 with a scale.
+was: gradients are a mean (--config.loss.reduction=sum_of_rows for theirs) and clipped as one,
+RMSNorm's weights are not decayed (--config.optim.no_decay="('bias',)"), bfloat16, not float16 with
+a scale.
 
 Expect: not measured yet.
 Planned, compiled and not run (jax 0.10.2, 2026-11-21), by

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
+from fractions import Fraction
 
 import pytest
 
@@ -12,6 +13,7 @@ from llama_jax.config.distill import DistillConfig
 from llama_jax.config.evaluate import EvaluateConfig
 from llama_jax.config.prepare import PrepareConfig
 from llama_jax.config.train import TrainConfig
+from llama_jax.data.mixture import Mixture
 from llama_jax.model import llama
 from llama_jax.training.length import with_steps
 
@@ -59,6 +61,37 @@ def test_an_extension_stretches_by_its_factor(length, variant):
     optim = config.optim
     assert (optim.learning_rate, optim.warmup_steps, optim.weight_decay) == (2e-5, 20, 0.0)
     assert config.data.batch_size == (64 if length == 8 else 128)
+
+
+@pytest.mark.parametrize("name", ["mqa", "booksum"])
+def test_the_fine_tunings_have_the_figures_of_their_scripts(name):
+    path = ROOT / f"configs/finetune_llama2_7b_32k_{name}.py"
+    c = load.parse(TrainConfig, load_recipe(path).get_config())
+    assert (c.steps, c.checkpoint.every, c.seed) == (10, 10, 42)
+    assert c.data.batch_size * c.data.sequence_length == 131_072
+    assert (c.data.batch_size, c.data.sequence_length, c.accumulate) == (4, 32_768, 1)
+    assert (c.optim.learning_rate, c.optim.warmup_steps, c.optim.schedule) == (2e-5, 0, "linear")
+    assert (c.optim.betas, c.optim.eps, c.optim.weight_decay) == ((0.9, 0.999), 1e-6, 0.01)
+    assert c.optim.final_fraction == 0.0 and c.optim.clip == 1.0
+    (source,) = c.data.mixture.values()
+    assert source.weight == 1.0 and source.loss == "all"
+    assert (c.data.text.before, c.data.text.add_bos, c.data.text.add_eos) == ("\n", True, False)
+    assert (c.model.rope.scaling, c.model.rope.factor, c.model.context) == ("linear", 8.0, 32_768)
+
+
+@pytest.mark.parametrize(
+    ("phase", "names"),
+    [
+        (1, {"books", "arxiv", "redpajama", "ul2"}),
+        (2, {"natural_instructions", "p3", "pile", "books", "arxiv"}),
+    ],
+)
+def test_the_phases_mix_what_was_published(phase, names):
+    c = load.parse(
+        TrainConfig, load_recipe(ROOT / f"configs/llama2_7b_32k_phase{phase}.py").get_config()
+    )
+    shares = Mixture({name: source.weight for name, source in c.data.mixture.items()}).shares
+    assert shares == {name: Fraction(1, len(names)) for name in names}
 
 
 def test_the_orca_recipe_makes_the_steps_that_its_card_counts():

@@ -7,7 +7,8 @@ import pathlib
 import pytest
 from test_configs import RECIPES, load_recipe
 
-from llama_jax import train
+from llama_jax import convert, train
+from llama_jax.checkpoint import layout
 from llama_jax.config import load, toy
 from llama_jax.config.train import TrainConfig
 from llama_jax.converters import weights
@@ -67,6 +68,16 @@ def trained(name: str, shared, tmp_path, **settings) -> list[float]:
     found = losses(tmp_path / name)
     assert len(found) == toy.STEPS
     return found
+
+
+def test_the_toy_of_a_fine_tuning_ends_with_a_checkpoint_that_transformers_reads(shared, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    name = "finetune_llama2_7b_32k_mqa"
+    trained(name, shared, tmp_path)
+    assert layout.steps(tmp_path / name / "checkpoints")[-1] == 10
+    convert.main([str(tmp_path / name), str(tmp_path / "hf"), "--format=hf"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert model.config.rope_parameters["factor"] == 8.0
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ class LossConfig:
 
     chunk: int = 1024  # Tokens whose logits exist at the same time.
     z_loss: float = 0.0  # Times mean(log Z squared); keeps logits near 0 (PaLM, 1e-4).
+    # The gradient is that of the mean over tokens, or of the sum of the rows' means, as OpenChatKit
+    # has it with micro-batches of one row: before clipping it is larger by the number of rows.
+    reduction: Literal["mean", "sum_of_rows"] = "mean"
 
     def __post_init__(self):
         if self.chunk < 1:
@@ -221,6 +224,7 @@ class TrainConfig:
             if evaluator.sequence_length > self.model.context:
                 path = f"evaluation.evaluators.{name}.sequence_length"
                 raise ValueError(too_long(path, evaluator.sequence_length, self.model))
+        self._check_reduction()
         packing = self.data.packing
         if packing != "concat" and self.compute.attention == "cudnn":
             raise ValueError(
@@ -247,6 +251,17 @@ class TrainConfig:
             raise ValueError(
                 "lora.targets holds 'embed' but model.tie_embeddings is set: the head would stay "
                 "as it is, and merged weights would change it. Leave 'embed' out."
+            )
+
+    def _check_reduction(self) -> None:
+        if self.loss.reduction == "mean":
+            return
+        sources = self.data.mixture.values()
+        whole = all(source.loss == "all" and not source.denoise for source in sources)
+        if self.data.packing != "concat" or not whole:
+            raise ValueError(
+                "loss.reduction is 'sum_of_rows', for which every row must have as many targets. "
+                "Set data.packing to 'concat', and loss='all' and no denoise in data.mixture."
             )
 
 

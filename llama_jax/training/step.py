@@ -95,7 +95,8 @@ def gradients(
 ):
     """Returns the gradient of the mean loss over all target tokens, and the sums behind it.
 
-    Of what is trained: a base that is not has no gradients.
+    With config.loss.reduction "sum_of_rows" it is that of the sum of the rows' means. Of what is
+    trained: a base that is not has no gradients.
     """
     key = None
     if config.model.residual_dropout or config.lora.dropout:
@@ -117,7 +118,8 @@ def gradients(
         grads, sums = micro(state.params, batch, 0)
     else:
         grads, sums = _accumulate(config, micro, state.params, batch)
-    weight = sums["weight"]
+    counted = config.data.batch_size if config.loss.reduction == "sum_of_rows" else 1
+    weight = sums["weight"] / counted
     return jax.tree.map(lambda g: g / weight.astype(g.dtype), grads), sums
 
 

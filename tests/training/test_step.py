@@ -119,6 +119,24 @@ def test_training_on_one_batch_learns_it():
     assert metrics[-1]["accuracy"] > 0.5
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_sum_of_the_rows_means_is_the_mean_times_the_rows(accumulate):
+    batch = batch_of(3, np.ones((B, T), np.float32))
+    config = dataclasses.replace(CONFIG, accumulate=accumulate)
+    (mean,) = run(config, [batch])[1]
+    summed = dataclasses.replace(config, loss=LossConfig(chunk=32, reduction="sum_of_rows"))
+    (found,) = run(summed, [batch])[1]
+    assert found["loss"] == mean["loss"]
+    assert found["grad_norm"] == pytest.approx(B * mean["grad_norm"], rel=1e-5)
+
+
+def test_a_sum_of_rows_of_different_weight_is_refused():
+    loss = LossConfig(reduction="sum_of_rows")
+    with pytest.raises(ValueError, match="every row must have as many targets"):
+        data = dataclasses.replace(CONFIG.data, packing="best_fit")
+        dataclasses.replace(CONFIG, loss=loss, data=data)
+
+
 def test_masked_tokens_do_not_change_the_gradient():
     weight = np.ones((B, T), np.float32)
     weight[:, ::2] = 0
