@@ -53,7 +53,10 @@ def list_runs(folder: Path, as_json: bool) -> None:
     if not found:
         raise ValueError(f"{folder} holds no run directory. Type: list FOLDER")
     damaged = []
-    width = max(len(str(path)) for path in found)
+    width = max(3, *(len(str(path)) for path in found))
+    if not as_json:
+        heads = f"{'steps':>13}  {'tokens':>6}  {'epochs':>6}"
+        print(f"{'run':{width}}  {'status':9}  {heads}  updated (UTC)")
     for path in found:
         try:
             record = job.record(path)
@@ -66,12 +69,12 @@ def list_runs(folder: Path, as_json: bool) -> None:
 
 
 def _line(record: dict[str, Any]) -> str:
-    """Returns 'ft-... running  120/1000 steps 1.2M tokens 0 epochs 2026-...'."""
-    steps = f"{record['steps_completed']}/{record['n_steps']} steps"
-    tokens = f"{short(record['token_count'])} tokens"
+    """Returns 'running    120/1000  1.2M  0  2026-11-21 19:48', under the columns' heads."""
+    steps = f"{record['steps_completed']}/{record['n_steps']}"
+    updated = record["updated_at"][:16].replace("T", " ")
     return (
-        f"{record['id']}  {record['status']:9}  {steps:>18}  {tokens:>12}  "
-        f"{record['epochs_completed']} epochs  {record['updated_at']}"
+        f"{record['status']:9}  {steps:>13}  {short(record['token_count']):>6}  "
+        f"{record['epochs_completed']:>6}  {updated}"
     )
 
 

@@ -72,13 +72,13 @@ def train(config: TrainConfig, directory: RunDirectory, processes: Processes) ->
 
     with CheckpointManager(directory.checkpoints, config.checkpoint, processes) as checkpoints:
         state, base = begin(config, optimizer, layout, directory, loader, checkpoints, processes)
-        if processes.id == 0:
-            directory.write(tokenizer)
         start = int(state.step)
+        best = Best.until(start, config.evaluation, directory.metrics, processes)
+        if processes.id == 0:
+            directory.write(tokenizer, start if best.is_enough else config.steps)
         meta = directory.record() | {"data": loader.fingerprint} | base
         loader.report.refuse_more_epochs(config.steps)
 
-        best = Best.until(start, config.evaluation, directory.metrics, processes)
         if start >= config.steps or best.is_enough:
             if processes.id == 0:
                 why = f"; {best.told()}" if best.is_enough else ""

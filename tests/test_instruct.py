@@ -46,4 +46,4 @@ def test_distill_mix_train_test_and_deploy(tmp_path):
     made = tmp_path / "runs/demo/instruct"
     answers = (made / "distilled/instructions.jsonl").read_text().splitlines()
     assert len(answers) == 6 and all('"[INST]  ' in line for line in answers)
-    assert "runs/demo/instruct/student  ft-" in printed
+    assert "runs/demo/instruct/student  completed" in printed

@@ -23,9 +23,11 @@ def test_a_line_or_a_record_for_every_run(tmp_path, capsys):
     first.save(100)
     second.sign()
     runs.main(["list", str(tmp_path)])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[2] for line in lines] == ["completed", "pending"]
-    assert "100/100 steps" in lines[0] and "1.23M tokens" in lines[0] and "1 epochs" in lines[0]
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "status", "steps", "tokens", "epochs", "updated", "(UTC)"]
+    assert [line.split()[1] for line in lines] == ["completed", "pending"]
+    assert lines[0].split()[2:5] == ["100/100", "1.23M", "1"]
+    assert all(len(line) == len(lines[0]) < 80 + len(str(tmp_path)) for line in lines)
     runs.main(["list", str(tmp_path), "--json"])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     runs.main(["show", str(first.path)])

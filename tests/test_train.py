@@ -451,6 +451,7 @@ def test_the_best_checkpoint_stays_and_a_run_that_gets_worse_ends(trainer, data)
     assert json.loads((trainer.workdir / "checkpoints/best.json").read_text()) == {"step": best}
     assert "finished early" in printed and f"at step {best}" in printed
     assert "nothing to do" in trainer.run(*worse)
+    assert job.record(trainer.workdir)["status"] == "completed"
     # More patience goes on, and newer checkpoints do not push the best one out.
     trainer.run(*worse, "--config.evaluation.patience=9", "--config.checkpoint.every=1")
     best, last = best_and_last(trainer)
@@ -466,6 +467,8 @@ def test_epochs_decide_the_number_of_steps(trainer):
     counts = [int(line.split()[2].replace(",", "")) for line in printed.splitlines()
               if line.startswith(("a ", "b "))]  # fmt: skip
     assert trainer.steps()[-1] == sum(counts) // 2 // 4
+    told = job.record(trainer.workdir)
+    assert (told["status"], told["n_steps"]) == ("completed", trainer.steps()[-1])
     epochs = [float(line.split()[-1]) for line in printed.splitlines() if line[:2] in ("a ", "b ")]
     assert epochs == pytest.approx([0.5, 0.5], abs=0.06)
 

@@ -101,9 +101,16 @@ class RunDirectory:
                 f"{listed}\nStart all processes with the same command."
             )
 
-    def write(self, tokenizer: Tokenizer) -> None:
-        """Writes config.json and a copy of the tokenizer, which converters and readers need."""
-        files.write_json(self.path / CONFIG, self.record())
+    def write_end(self, steps: int) -> None:
+        """Writes after how many steps the run is finished, where that is known now only."""
+        files.write_json(self.path / CONFIG, (self.written() or self.record()) | {"steps": steps})
+
+    def write(self, tokenizer: Tokenizer, steps: int) -> None:
+        """Writes config.json and a copy of the tokenizer, which converters and readers need.
+
+        `steps` are those of the whole run, which epochs may have decided.
+        """
+        files.write_json(self.path / CONFIG, self.record() | {"steps": steps})
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
         copy_tokenizer(tokenizer, folder)

@@ -101,7 +101,7 @@ def _settings(path: Path) -> dict[str, Any]:
             "training_files": {
                 name: str(source["path"]) for name, source in settings["data"]["mixture"].items()
             },
-            "n_steps": int(settings["steps"]),
+            "n_steps": int(content.get("steps", settings["steps"])),
             "batch_size": int(settings["data"]["batch_size"]),
             "learning_rate": float(settings["optim"]["learning_rate"]),
             "wandb_project_name": str(settings["log"]["wandb_project"]),

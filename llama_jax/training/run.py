@@ -195,6 +195,8 @@ class Run:
         if self.exit_code:
             self.message(f"stopped and saved at {where}. The same command continues from there.")
         elif best.is_enough:
+            if self._is_first and checkpoints.latest:
+                self._directory.write_end(checkpoints.latest)
             self.message(f"finished early, saved at {where}: {best.told()}")
         else:
             self.message(f"finished: {self._config.steps} steps, saved at {where}")
