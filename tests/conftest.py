@@ -43,3 +43,8 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real weights and texts at {SHARED}; set LLAMA_JAX_SHARED")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that start processes first: no worker ends up with one of them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("process") is None)
