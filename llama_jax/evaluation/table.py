@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -13,11 +14,11 @@ from llama_jax.telemetry.console import short
 COLUMNS = 8  # Position columns; more buckets are joined.
 
 
-def table(title: str, results: Mapping[str, Result]) -> Table:
-    """Returns perplexities, one row per subject; a column's head is its first position."""
+def table(title: str, results: Mapping[str, Result]) -> Group:
+    """Returns perplexities below a title, one row per subject; a column's head is its position."""
     rows = {name: _join(result.buckets) for name, result in results.items()}
     # 13 + 9 x (1 + 6) columns at the widest: where it does not fit, rich leaves columns out.
-    built = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    built = Table(box=box.SIMPLE_HEAD, padding=0)
     built.add_column("perplexity at", min_width=13, overflow="fold")
     built.add_column("all", justify="right", no_wrap=True, min_width=5, style="bold")
     for bucket in next(iter(rows.values())):
@@ -26,7 +27,8 @@ def table(title: str, results: Mapping[str, Result]) -> Table:
         values = [results[name].perplexity, *(bucket.perplexity for bucket in buckets)]
         # Text: a name may hold what rich would read as markup.
         built.add_row(Text(name), *(brief(value) for value in values))
-    return built
+    # Not the table's own title, which is folded to the width of a narrow table.
+    return Group(Text(title, style="italic"), built)
 
 
 def brief(value: float) -> str:

@@ -26,6 +26,11 @@ def shown(results, title="held_out", width=80):
     return out.getvalue()
 
 
+def test_a_title_is_not_folded_to_a_narrow_table():
+    title = "answers: 2,534 tokens in rows of 256, and more words than the table is wide"
+    assert shown({"a": result([2.0])}, title).splitlines()[0] == title
+
+
 def test_every_bucket_of_every_subject_is_there():
     text = shown({"before": result([80.0, 160.0]), "after": result([70.5, 44.4])})
     assert text.split() == [
