@@ -27,6 +27,7 @@ def run(folder, *command):
 
 def test_distill_mix_train_test_and_deploy(tmp_path):
     pytest.importorskip("httpx", reason="httpx is in the extra [distill]")
+    pytest.importorskip("torch", reason="torch is in the extra [test]")
     pytest.importorskip("transformers", reason="transformers is in the extra [test]")
     door = ("-m", "llama_jax.prepare", f"--config={ROOT}/configs/demo_prepare.py")
     run(tmp_path, *door, "--config.sources.stdlib.pattern=[a-h]*.py")

@@ -71,6 +71,7 @@ def trained(name: str, shared, tmp_path, **settings) -> list[float]:
 
 
 def test_the_toy_of_a_fine_tuning_ends_with_a_checkpoint_that_transformers_reads(shared, tmp_path):
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     name = "finetune_llama2_7b_32k_mqa"
     trained(name, shared, tmp_path)
