@@ -190,8 +190,9 @@ def command(door: str, *words: str, recipe: str = "", flags: Sequence[str] = ())
 
 def is_the_same_in_transformers(folder: pathlib.Path) -> str:
     """Returns whether transformers answers as we do from the exported folder, if it is here."""
-    if importlib.util.find_spec("transformers") is None:
-        return "not checked: transformers is not installed"
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            return f"not checked: {package} is not installed"
     import torch
     import transformers
 
