@@ -5,8 +5,8 @@
 Needs configs/demo_instruct_data.py. Half of the rows are answers, a quarter each questions over
 documents and summaries, as in configs/llama2_7b_32k_instruct.py.
 
-Expect: 194 seconds on 2 cores of an AMD EPYC (2026-11-21); it answers 79% of 300 unseen questions,
-and none before.
+Expect: 90 seconds on 2 idle cores of an AMD EPYC (2026-11-21); it answers 79% of 300 unseen
+questions, and none before (58% where the summaries are of Debian's smaller library).
 """
 
 from llama_jax.config import load
