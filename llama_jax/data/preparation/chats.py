@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def encoded(document: Document, chat: Chat, config: ChatConfig, text: TextConfig
         before=text.before,
         compat=config.mask == "compat",
     )
+
+
+def length(document: Document, chat: Chat, config: ChatConfig, text: TextConfig) -> int:
+    """Returns how many tokens a conversation has; more than any limit if none can be written."""
+    try:
+        return len(encoded(document, chat, config, text).ids)
+    except Refused:
+        return sys.maxsize
 
 
 def _pieces(

@@ -193,7 +193,7 @@ def _built(
 
     def count(document: Document) -> int:
         if chat is not None:
-            return len(chats.encoded(document, chat, source.chat, text).ids)
+            return chats.length(document, chat, source.chat, text)
         return len(tokenizer.encode(text.before + document.text, text.add_bos, text.add_eos))
 
     return building.build(documents, source.build, count, job.config.seed, account.dropped)

@@ -56,7 +56,9 @@ def _by_system(
         elif all(message.role == "user" for message in said):
             dropped["no answer"] += 1
         else:
-            found.setdefault(system, []).append(said)
+            # What nobody answered would stand before the next question.
+            last = max(i for i, message in enumerate(said) if message.role == "assistant")
+            found.setdefault(system, []).append(said[: last + 1])
     return found
 
 

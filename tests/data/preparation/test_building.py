@@ -37,7 +37,16 @@ def orca(system, question, answer="Because."):
 def prepared(tmp_path, shared):
     """Returns the texts, weights and report of a source whose files hold these records."""
 
-    def make(files, build, record, part_megabytes=100.0, output="out", decontaminate="", chat=""):
+    def make(
+        files,
+        build,
+        record,
+        part_megabytes=100.0,
+        output="out",
+        decontaminate="",
+        chat="",
+        on_error="stop",
+    ):
         for name, records in files.items():
             (tmp_path / "in").mkdir(exist_ok=True)
             (tmp_path / "in" / name).write_text("\n".join(map(json.dumps, records)))
@@ -49,7 +58,7 @@ def prepared(tmp_path, shared):
             sources={"made": source},
             tokenizer_from="use",
             tokenizer=str(shared / "tokenizers/llama2/tokenizer.model"),
-            text=TEXT,
+            text=dataclasses.replace(TEXT, on_error=on_error),
             held_out=0.0,
             decontaminate=DecontaminateConfig(sets=decontaminate),
             executor=ExecutorConfig(part_megabytes=part_megabytes),
@@ -113,6 +122,19 @@ def test_joined_conversations_are_measured_and_written_by_their_chat_template(pr
     assert sum(text.count("[INST]") for text in texts) == 40
     assert all("<human>" not in text and text.count("<<SYS>>") == 1 for text in texts)
     assert sum(answers.count("Because.") for answers in learned) == 40
+
+
+def test_a_conversation_that_its_template_refuses_is_left_out_and_spoils_no_other(prepared):
+    tags = orca("Be kind.", "What does [INST] mean?")
+    unanswered = orca("Be kind.", "Why does the river flood town 7?")
+    unanswered["conversation"].append({"input": "And the harbor?", "output": " "})
+    build = BuildConfig(kind="conversations", length=150, similarity=0.0)
+    files = {"a.jsonl": [*TALKS[:10], tags, unanswered, *TALKS[10:20]]}
+    settings = {"chat": "llama2_chat", "on_error": "skip"}
+    lengths, texts, _, report = prepared(files, build, "orca_chat", **settings)
+    assert max(lengths) <= 150 and report["dropped"] == {"special tags": 1}
+    assert sum(text.count("[INST]") for text in texts) == 21
+    assert not any("harbor" in text for text in texts)
 
 
 def test_texts_are_not_written_by_a_chat_template():
