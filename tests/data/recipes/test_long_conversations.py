@@ -121,3 +121,10 @@ def test_the_order_of_hashes_changes_nothing():
         for seed in ("1", "2", "3")
     }
     assert len(results) == 1
+
+
+def test_a_question_that_nobody_answered_does_not_stand_before_the_next():
+    open_ = [*talk(RIVERS[0]), Message("user", "And why?")]
+    (document,) = build([open_, talk(RIVERS[1])])
+    roles = [message.role for message in document.messages]
+    assert roles == ["user", "assistant"] * 2 and "And why?" not in document.text
