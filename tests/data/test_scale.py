@@ -76,11 +76,14 @@ def test_a_document_s_end_is_found_in_the_middle_of_a_trillion_tokens(folder, tm
 
 
 def test_memory_for_a_plan_does_not_grow_with_the_documents(tmp_path, write_store):
-    peaks = []
-    for count in (1 << 15, 1 << 17):
-        store = TokenStore(write_store(tmp_path / str(count), [[1, 2]] * count))
+    def peak(count, attempt):
+        store = TokenStore(write_store(tmp_path / f"{count}-{attempt}", [[1, 2]] * count))
         tracemalloc.start()
         packing.open_rows(store, ALL, 1024, "first_fit", tmp_path)
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+        return found
+
+    # What other threads of this process happen to allocate comes on top: the least counts.
+    few, many = (min(peak(count, k) for k in range(3)) for count in (1 << 15, 1 << 17))
+    assert many < 1.1 * few
