@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from llama_jax.config import chat
+from llama_jax.config.idle import refuse_idle
 
 # Records that are examples of a task.
 TASKS = ("natural_instructions", "p3", "prompt_completion")
@@ -39,12 +40,8 @@ class BuildConfig:
             raise ValueError(f"examples is {self.examples}; it must be at least 1, or -1.")
         if not 0 <= self.similarity <= 1:
             raise ValueError(f"similarity is {self.similarity}; it must be in [0, 1].")
-        for field in dataclasses.fields(self)[1:]:
-            if field.name not in _OF[self.kind] and getattr(self, field.name) != field.default:
-                raise ValueError(
-                    f"{field.name} is {getattr(self, field.name)!r} but kind is {self.kind!r}, so "
-                    "it has no effect. Leave it out, or set another kind."
-                )
+        names = {field.name for field in dataclasses.fields(self)} - {"kind", *_OF[self.kind]}
+        refuse_idle(self, tuple(sorted(names)), f"kind is {self.kind!r}")
 
     def check_record(self, record: str) -> None:
         """Raises ValueError if nothing of this kind can be built of such records."""

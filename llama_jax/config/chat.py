@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 from typing import Literal
 
-from llama_jax.config.cleaning import refuse_idle
+from llama_jax.config.idle import refuse_idle
 
 # The shapes of records that are conversations.
 RECORDS = ("sharegpt", "orca_chat", "messages", "open_assistant", "instruction")

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import field
 from typing import Any, Literal
 
+from llama_jax.config.idle import refuse_idle
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RangeConfig:
@@ -139,19 +141,3 @@ def _check_at_least(config: Any, least: int, *names: str) -> None:
     for name in names:
         if getattr(config, name) < least:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least {least}.")
-
-
-def refuse_idle(config: Any, names: tuple[str, ...], because: str) -> None:
-    """Refuses settings that differ from their defaults though nothing reads them.
-
-    Raises:
-        ValueError: One of `names` is set.
-    """
-    for entry in dataclasses.fields(config):
-        value, factory = entry.default, entry.default_factory
-        default = factory() if factory is not dataclasses.MISSING else value
-        if entry.name in names and getattr(config, entry.name) != default:
-            raise ValueError(
-                f"{entry.name} is {getattr(config, entry.name)!r} but {because}, so it has no "
-                "effect. Leave it out, or change that."
-            )

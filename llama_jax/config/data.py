@@ -2,7 +2,9 @@
 
 import dataclasses
 from dataclasses import field
-from typing import Any, Literal
+from typing import Literal
+
+from llama_jax.config import idle
 
 _OF_RECORDS = ("record", "field", "template", "learn", "questions")
 # Settings of a source without effect, by format; the formats that are not named have no fields.
@@ -102,7 +104,7 @@ class SourceConfig:
     def _refuse(self, other: str, names: tuple[str, ...]) -> None:
         """Raises if one of the settings `names`, which `other` makes idle, is set."""
         for name in names:
-            if getattr(self, name) != _default(type(self), name):
+            if getattr(self, name) != idle.default(type(self), name):
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r} but {other} is {getattr(self, other)!r}, "
                     f"so it has no effect. Leave it out, or set another {other}."
@@ -139,13 +141,6 @@ class SourceConfig:
             )
 
 
-def _default(schema: Any, name: str) -> Any:
-    entry = schema.__dataclass_fields__[name]
-    return (
-        entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-    )
-
-
 # What is chosen when a source is read; it changes nothing of what is prepared.
 READING = (
     "weight",
@@ -166,7 +161,7 @@ def refuse_reading(path: str, source: SourceConfig, names: tuple[str, ...], why:
         ValueError: One of `names` is set.
     """
     for name in names:
-        if getattr(source, name) != _default(type(source), name):
+        if getattr(source, name) != idle.default(type(source), name):
             raise ValueError(
                 f"{path}.{name} is {getattr(source, name)!r} but {why}, so it has no effect. "
                 "Leave it out."

@@ -10,7 +10,7 @@ import os
 import time
 import types
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -175,20 +175,38 @@ def _import_wandb(project: str) -> types.ModuleType:
     return wandb
 
 
+def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the lines of a metrics.jsonl with their numbers, from 1; a half last one is dropped.
+
+    Raises:
+        DataError: A line is no JSON object with a step.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # It is being written, or its writer was killed.
+                return
+            yield number, _row(path, number, line)
+
+
 def _lines_until(path: Path, step: int) -> bytes:
     """Returns the lines of steps up to `step`; half a last line (a killed process) is dropped."""
     *lines, _ = path.read_bytes().split(b"\n")
-    kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step]
+    kept = [
+        line for number, line in enumerate(lines, 1) if _row(path, number, line)["step"] <= step
+    ]
     return b"".join(line + b"\n" for line in kept)
 
 
-def _step(path: Path, number: int, line: bytes) -> int:
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        step = json.loads(line)["step"]
+        row = json.loads(line)
+        step = row["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         step = None
-    if not isinstance(step, int):
+    if type(step) is not int:
         raise DataError(
             f"{path}, line {number} is not a JSON object with a step. Remove the line or the file."
         )
-    return step
+    return row

@@ -1,15 +1,14 @@
 """Which evaluation was the best, and whether a run has waited long enough for a better one."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from llama_jax.config.train import EvaluationConfig
-from llama_jax.core.errors import DataError
 from llama_jax.distributed.processes import Processes, agreed
+from llama_jax.telemetry import writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +61,6 @@ class Best:
 
 
 def _history(metrics: Path, name: str) -> list[tuple[int, float]]:
-    """Returns (step, loss) of all evaluations; half a last line (a killed process) is dropped."""
-    found = []
-    *lines, _ = metrics.read_text().split("\n") if metrics.exists() else [""]
-    for number, line in enumerate(lines, 1):
-        if f'"{name}"' not in line:
-            continue
-        try:
-            row = json.loads(line)
-            step, loss = int(row["step"]), row[name]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise DataError(
-                f"{metrics}, line {number} is not a JSON object with a step. Remove the line."
-            ) from None
-        found.append((step, math.inf if loss is None else float(loss)))
-    return found
+    """Returns (step, loss) of all evaluations; a loss that was not finite is written as null."""
+    found = [(row["step"], row[name]) for _, row in writers.rows(metrics) if name in row]
+    return [(step, math.inf if loss is None else float(loss)) for step, loss in found]

@@ -23,6 +23,8 @@ from typing import Any, Literal
 from llama_jax.checkpoint import layout, lock
 from llama_jax.core import files
 from llama_jax.core.errors import DataError
+from llama_jax.telemetry import writers
+from llama_jax.telemetry.writers import METRICS
 from llama_jax.training.directory import CONFIG
 
 Status = Literal["pending", "running", "completed", "stopped"]
@@ -48,7 +50,7 @@ def find(folder: Path) -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """True if a folder holds config.json and what only training writes beside it."""
-    beside = ("metrics.jsonl", "checkpoints", lock.NAME)
+    beside = (METRICS, "checkpoints", lock.NAME)
     return (
         (path / CONFIG).is_file()
         and any((path / name).exists() for name in beside)
@@ -66,7 +68,7 @@ def record(path: Path) -> dict[str, Any]:
     if not is_run(path):
         raise ValueError(f"{path} is no run directory. Name the workdir of a training run.")
     settings = _settings(path)
-    rows = list(_rows(path / "metrics.jsonl"))
+    rows = list(_rows(path / METRICS))
     saved = {step: _saved_at(path, step) for step in layout.steps(path / "checkpoints")}
     newest = max(saved, default=None)
     step = max(rows[-1]["step"] if rows else 0, newest or 0)
@@ -111,22 +113,12 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """Yields the lines of metrics.jsonl; half a last one is being written."""
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-                if type(row["step"]) is not int or not 0 <= row["time"] < 1e11:
-                    raise ValueError
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise DataError(
-                    f"{path}, line {number} is not a JSON object with a step and a time."
-                ) from None
-            yield {name: value for name, value in row.items() if _is_told(name, value)}
+    """Yields what a record is made of, of the lines of metrics.jsonl."""
+    for number, row in writers.rows(path):
+        told = {name: value for name, value in row.items() if _is_told(name, value)}
+        if not ("step" in told and 0 <= told.get("time", -1) < 1e11):
+            raise DataError(f"{path}, line {number} is not a JSON object with a step and a time.")
+        yield told
 
 
 def _is_told(name: str, value: Any) -> bool:
