@@ -2,9 +2,9 @@
 
     python -m llama_jax.train --config=configs/X.py --config.toy=True
 
-runs on a laptop in a minute and shows whether a recipe and its data work. Adapters need a base of
-the same size: --config.init_from=TOY_RUN. Settings of the command
-line come after the toy's: --config.toy=True --config.steps=50 makes fifty steps.
+runs on a laptop in a minute and shows whether a recipe and its data work. Settings of the command
+line come after the toy's: --config.toy=True --config.steps=50 makes fifty steps. Adapters need a
+base of the toy's size: --config.init_from=TOY_RUN.
 """
 
 import ml_collections
