@@ -7,10 +7,14 @@ or launch/finetune_llama2_7b_32k_booksum.sh, which reads FINETUNE_TOTAL_STEPS an
 variables of that script. Needs the data of configs/data_llama2_7b_32k_booksum.py. Settings from
 https://github.com/togethercomputer/OpenChatKit (training/finetune_llama-2-7b-32k-booksum.sh and
 training/dist_clm_train.py): 4 sequences, 131,072 tokens per step, loss on all tokens. Its 10 steps
-show that it runs; how many the published result took is not known. Left as it should be, not as it
-was: gradients are a mean (--config.loss.reduction=sum_of_rows for theirs) and clipped as one,
-RMSNorm's weights are not decayed (--config.optim.no_decay="('bias',)"), bfloat16, not float16 with
-a scale.
+show that it runs; how many the published result took is not known.
+
+Four things are as they should be, not as they were: gradients are a mean, clipped as one, RMSNorm's
+weights are not decayed, and bfloat16 needs no scaled loss. For theirs add
+
+    --config.loss.reduction=sum_of_rows --config.optim.clip_stages=8 \
+    --config.optim.no_decay="('bias',)" --config.compute.dtype=float16 \
+    --config.loss_scale.consecutive_hysteresis=False
 
 Expect: not measured yet.
 Planned, compiled and not run (jax 0.10.2, 2026-11-21), by

@@ -41,7 +41,7 @@ def get_config():
     # Model: positions are divided by 2 (superhot, type linear, scale 2).
     c.model = load.default(presets.LLAMA2_13B_8K)
     c.model.residual_dropout = 0.0  # residual_dropout
-    c.compute.dtype = "bfloat16"  # dtype: fp16 there, with a scale
+    c.compute.dtype = "bfloat16"  # dtype: fp16; for it also loss_scale.initial=65536.0
     c.compute.attention = "auto"  # use_flash_attention
     c.compute.attention_chunk = 2048
     c.compute.remat = "attention"  # gradient_checkpointing

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 from test_configs import RECIPES, load_recipe
@@ -21,9 +22,9 @@ TRAINED = [
 ]
 
 
-def losses(workdir: pathlib.Path) -> list[float]:
+def written(workdir: pathlib.Path, name: str) -> list[float]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [entry["train/loss"] for entry in map(json.loads, lines) if "train/loss" in entry]
+    return [entry[name] for entry in map(json.loads, lines) if name in entry]
 
 
 # One of each kind; the others are the same with other numbers.
@@ -65,20 +66,42 @@ def trained(name: str, shared, tmp_path, **settings) -> list[float]:
         source.path, source.loss = str(tmp_path / "texts.jsonl"), "all"
     config.update_from_flattened_dict(settings)
     assert train.main(load.parse(TrainConfig, config)) == 0
-    found = losses(tmp_path / name)
+    found = written(tmp_path / name, "train/loss")
     assert len(found) == toy.STEPS
     return found
+
+
+# What OpenChatKit does and the recipes do not, as their docstrings say.
+AS_OPENCHATKIT = {
+    "compute.dtype": "float16",
+    "loss_scale.consecutive_hysteresis": False,
+    "loss.reduction": "sum_of_rows",
+    "optim.clip_stages": 2,
+    "optim.no_decay": ("bias",),
+}
 
 
 def test_the_toy_of_a_fine_tuning_ends_with_a_checkpoint_that_transformers_reads(shared, tmp_path):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     name = "finetune_llama2_7b_32k_mqa"
-    trained(name, shared, tmp_path)
+    found = trained(name, shared, tmp_path, **AS_OPENCHATKIT)
+    assert sum(found[-3:]) / 3 < found[0] - 0.3
     assert layout.steps(tmp_path / name / "checkpoints")[-1] == 10
     convert.main([str(tmp_path / name), str(tmp_path / "hf"), "--format=hf"])
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.config.rope_parameters["factor"] == 8.0
+
+
+def test_float16_goes_on_with_the_scale_it_had(shared, tmp_path):
+    name = "finetune_llama2_7b_32k_booksum"
+    settings = AS_OPENCHATKIT | {"loss_scale.initial": 2.0**23}  # Too large for these gradients.
+    want = trained(name, shared, tmp_path, **settings)
+    scales = written(tmp_path / name, "train/loss_scale")
+    assert scales[5] < scales[0] == 2.0**23 and len(set(want)) > 3
+    shutil.rmtree(tmp_path / name / "checkpoints/10")
+    assert trained(name, shared, tmp_path, **settings) == want
+    assert written(tmp_path / name, "train/loss_scale") == scales
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ def default(schema: Any, name: str) -> Any:
     return entry.default if factory is dataclasses.MISSING else factory()
 
 
-def refuse_idle(config: Any, names: tuple[str, ...], because: str) -> None:
+def refuse_idle(config: Any, names: tuple[str, ...], because: str, path: str = "") -> None:
     """Refuses settings that differ from their defaults though nothing reads them.
+
+    `path` is that of `config`, as in "loss_scale.", where the message does not begin with it.
 
     Raises:
         ValueError: One of `names` is set.
@@ -20,6 +22,6 @@ def refuse_idle(config: Any, names: tuple[str, ...], because: str) -> None:
     for name in names:
         if getattr(config, name) != default(config, name):
             raise ValueError(
-                f"{name} is {getattr(config, name)!r} but {because}, so it has no effect. Leave it "
-                "out, or change that."
+                f"{path}{name} is {getattr(config, name)!r} but {because}, so it has no effect. "
+                "Leave it out, or change that."
             )

@@ -7,6 +7,7 @@ from typing import Literal
 from llama_jax.config.rope import RopeConfig
 
 Dtype = Literal["float32", "bfloat16"]
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
 AttentionImpl = Literal[
     "auto", "reference", "chunked", "tpu", "tpu_interpret", "gpu", "triton", "cudnn"
 ]
@@ -68,7 +69,9 @@ class ComputeConfig:
     """How the model is computed: changes speed and memory, and results only by rounding."""
 
     param_dtype: Dtype = "float32"  # How parameters are stored.
-    dtype: Dtype = "bfloat16"  # How matrices are multiplied; sums and softmax are float32.
+    # How matrices are multiplied; sums and softmax are float32. "float16" is for GPUs without
+    # bfloat16 (V100, T4): training scales the loss (loss_scale).
+    dtype: ComputeDtype = "bfloat16"
     # "tpu", "gpu" and "triton" are Pallas kernels for TPUs, Hopper GPUs and GPUs from Ampere on,
     # "cudnn" is NVIDIA's, for rows of one document. "auto" is "tpu" on TPUs and "chunked"
     # elsewhere; "tpu_interpret" runs that kernel's code on any platform, for tests: slow.
@@ -91,6 +94,11 @@ class ComputeConfig:
             raise ValueError(
                 f"attention_chunk is {self.attention_chunk} but attention is {self.attention!r}, "
                 f"which has tiles of its own, so it has no effect. Leave it {DEFAULT_CHUNK}."
+            )
+        if self.dtype == "float16" and self.attention in ("tpu", "tpu_interpret"):
+            raise ValueError(
+                f"dtype is 'float16' but attention is {self.attention!r}; TPUs multiply bfloat16. "
+                "Set dtype to 'bfloat16'."
             )
         if self.attention == "cudnn" and self.remat == "attention":
             raise ValueError(

@@ -34,6 +34,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     config.loss.chunk = min(config.loss.chunk, LENGTH)
     config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = min(config.optim.warmup_steps, 2)
+    config.optim.clip_stages = min(config.optim.clip_stages, config.model.layers)
     config.checkpoint.every = STEPS // 2
     config.log.every = 1
     if config.evaluation.every:

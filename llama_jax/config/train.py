@@ -6,7 +6,9 @@ from typing import Literal
 
 from llama_jax.config.data import DataConfig
 from llama_jax.config.evaluate import EvaluatorConfig
+from llama_jax.config.idle import refuse_idle
 from llama_jax.config.lora import LoraConfig
+from llama_jax.config.loss_scale import LossScaleConfig
 from llama_jax.config.mesh import MeshConfig, ShardingRules
 from llama_jax.config.model import ComputeConfig, Dtype, ModelConfig
 from llama_jax.config.optim import OptimConfig
@@ -173,6 +175,7 @@ class TrainConfig:
     max_skipped: int = 10
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     sharding: ShardingRules = field(default_factory=ShardingRules)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -211,6 +214,11 @@ class TrainConfig:
                 f"accumulate_dtype is {self.accumulate_dtype!r} but accumulate is 1, so it has no "
                 "effect. Set accumulate."
             )
+        if self.optim.clip_stages and self.model.layers % self.optim.clip_stages:
+            raise ValueError(
+                f"optim.clip_stages is {self.optim.clip_stages}; it must divide model.layers "
+                f"({self.model.layers})."
+            )
         if self.optim.schedule != "constant" and self.optim.warmup_steps >= self.steps:
             raise ValueError(
                 f"optim.warmup_steps is {self.optim.warmup_steps}; it must be below steps "
@@ -225,6 +233,10 @@ class TrainConfig:
                 path = f"evaluation.evaluators.{name}.sequence_length"
                 raise ValueError(too_long(path, evaluator.sequence_length, self.model))
         self._check_reduction()
+        if self.compute.dtype != "float16":
+            names = tuple(LossScaleConfig.__dataclass_fields__)
+            because = f"compute.dtype is {self.compute.dtype!r}"
+            refuse_idle(self.loss_scale, names, because, "loss_scale.")
         packing = self.data.packing
         if packing != "concat" and self.compute.attention == "cudnn":
             raise ValueError(

@@ -7,16 +7,13 @@ import optax
 
 from llama_jax.config.optim import OptimConfig
 from llama_jax.core import tree
-from llama_jax.optim import schedules
+from llama_jax.optim import clip, schedules
 
 
 def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Returns clip by global norm -> Adam -> decoupled weight decay -> learning rate."""
-    clip = (
-        optax.clip_by_global_norm(config.clip) if config.clip < float("inf") else optax.identity()
-    )
+    """Returns clip by norm -> Adam -> decoupled weight decay -> learning rate."""
     chain = optax.chain(
-        clip,
+        _clip(config),
         optax.adamw(
             schedules.learning_rate(config, steps),
             b1=config.betas[0],
@@ -33,6 +30,14 @@ def adamw(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             return chain.update(*arguments, **named)
 
     return optax.GradientTransformation(chain.init, update)
+
+
+def _clip(config: OptimConfig) -> optax.GradientTransformation:
+    if config.clip == float("inf"):
+        return optax.identity()
+    if config.clip_stages:
+        return clip.by_stage(config.clip, config.clip_stages, lambda grads: decayed(config, grads))
+    return optax.clip_by_global_norm(config.clip)
 
 
 def decayed(config: OptimConfig, params: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from llama_jax.config.model import Dtype
 from llama_jax.config.train import TrainConfig
 from llama_jax.inference.generate import Generator
 from llama_jax.model import llama
@@ -74,11 +75,12 @@ def lower(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
 def lower_decode(config: TrainConfig, devices: Sequence[Any]) -> Lowered:
     """Returns the loop that decodes one token per turn, for one row per device that splits rows.
 
-    The parameters are in the compute dtype, as `load` gives them; the cache holds
-    `data.sequence_length` tokens, split over rows and key heads.
+    The parameters are in the compute dtype, as `load` gives them (bfloat16 for float16, which it
+    does not); the cache holds `data.sequence_length` tokens, split over rows and key heads.
     """
     layout = Layout(make_mesh(config.mesh, devices), config.sharding)
-    compute = dataclasses.replace(config.compute, param_dtype=config.compute.dtype)
+    dtype: Dtype = "float32" if config.compute.dtype == "float32" else "bfloat16"
+    compute = dataclasses.replace(config.compute, dtype=dtype, param_dtype=dtype)
     _, params = llama.abstract(config.model, compute)
     params = place.with_shardings(params, place.shardings(layout, params))
     program, cache = Generator(config.model, compute, params, [2]).lower_decode(

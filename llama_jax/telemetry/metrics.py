@@ -16,7 +16,7 @@ import jax
 WEIGHTED = ("loss", "accuracy", "z_loss")
 SUMMED = ("weight", "skipped")
 # States of the run and not averages: the newest value stands.
-NEWEST = ("learning_rate", "param_norm", "batch_hash")
+NEWEST = ("learning_rate", "param_norm", "batch_hash", "loss_scale")
 
 
 class Fetched(NamedTuple):

@@ -62,6 +62,11 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
             f"config.compute.attention is 'tpu' but the devices are {kind!r}; it must be one of "
             f"{', '.join(tiles.CHIPS)}. Use --config.compute.attention=auto."
         )
+    if config.compute.dtype == "float16" and kind in tiles.CHIPS:
+        raise ValueError(
+            f"config.compute.dtype is 'float16' but the devices are {kind!r}, which multiply "
+            "bfloat16. Use --config.compute.dtype=bfloat16."
+        )
     if said == "gpu":
         _check_gpu(config, kind)
     if said == "cudnn":

@@ -5,7 +5,7 @@ fetched right after step n is dispatched: the device never waits for Python.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import jax
@@ -248,11 +248,19 @@ class Run:
             f"step {finished.step + 1}: loss {finished.values['loss']} and gradient norm "
             f"{finished.values['grad_norm']} are not both finite, so nothing was updated (rows "
             f"{first_row} to {first_row + self._rows_per_step - 1} of the data, "
-            f"{in_a_row} in a row)"
+            f"{in_a_row} in a row{_scale_said(finished.values)})"
         )
         self.message(what)
         if in_a_row >= self._config.max_skipped:
             raise DataError(
                 f"{what}; config.max_skipped is {self._config.max_skipped}. Look at these rows, "
-                "or lower config.optim.learning_rate."
+                f"or lower config.optim.learning_rate{_or_scale(finished.values)}."
             )
+
+
+def _scale_said(values: Mapping[str, float]) -> str:
+    return f", the loss times {values['loss_scale']:g}" if "loss_scale" in values else ""
+
+
+def _or_scale(values: Mapping[str, float]) -> str:
+    return " or config.loss_scale.initial" if "loss_scale" in values else ""

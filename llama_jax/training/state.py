@@ -11,6 +11,8 @@ from llama_jax.config.train import TrainConfig
 from llama_jax.model import llama, lora
 from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
+from llama_jax.training import loss_scale
+from llama_jax.training.loss_scale import LossScale
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +26,7 @@ class TrainState:
     params: llama.Params  # Those that are trained: all, or adapters.
     opt_state: Any
     base: llama.Params = dataclasses.field(default_factory=dict)  # What adapters adapt.
+    loss_scale: LossScale | None = None  # Where the model is computed in float16.
 
     @property
     def all_params(self) -> llama.Params:
@@ -68,4 +71,5 @@ def _initial(config: TrainConfig, optimizer: optax.GradientTransformation) -> Tr
     params = llama.create(config.model, config.compute, config.seed, config.lora)
     trained, base = lora.divide(params) if config.lora.r else (params, {})
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(zero, zero, zero, trained, optimizer.init(trained), base)
+    scale = loss_scale.create(config.loss_scale) if config.compute.dtype == "float16" else None
+    return TrainState(zero, zero, zero, trained, optimizer.init(trained), base, scale)

@@ -17,7 +17,7 @@ from llama_jax.model import lora
 from llama_jax.optim import schedules
 from llama_jax.sharding import place
 from llama_jax.sharding.layout import Layout
-from llama_jax.training import pretrain
+from llama_jax.training import loss_scale, pretrain
 from llama_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -48,6 +48,10 @@ def make_step(
             "skipped": 1 - is_finite.astype(jnp.int32),
             "batch_hash": content_hash(batch),
         }
+        if state.loss_scale is not None:
+            metrics["loss_scale"] = state.loss_scale.scale
+            scale = loss_scale.after(config.loss_scale, state.loss_scale, is_finite)
+            state = dataclasses.replace(state, loss_scale=scale)
         state = _update(optimizer, state, grads, is_finite)
         return state, metrics | {"skipped_in_a_row": state.skipped_in_a_row}
 
@@ -114,13 +118,17 @@ def gradients(
         grads = jax.lax.with_sharding_constraint(grads, place.shardings(layout, grads))
         return grads, sums | {"loss": loss_sum}
 
+    factor = None
+    if state.loss_scale is not None:
+        batch, factor = loss_scale.scaled(state.loss_scale, batch)
     if config.accumulate == 1:
         grads, sums = micro(state.params, batch, 0)
     else:
         grads, sums = _accumulate(config, micro, state.params, batch)
     counted = config.data.batch_size if config.loss.reduction == "sum_of_rows" else 1
     weight = sums["weight"] / counted
-    return jax.tree.map(lambda g: g / weight.astype(g.dtype), grads), sums
+    grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+    return grads, sums if factor is None else jax.tree.map(lambda s: s / factor, sums)
 
 
 def _accumulate(config: TrainConfig, micro: Callable, params, batch: Batch):

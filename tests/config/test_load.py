@@ -79,6 +79,13 @@ BAD = [
     ("data.sequence_length", 8192, "config: data.sequence_length is 8192 but the model reads at"),
     ("accumulate", 3, "config: data.batch_size is 8; it must be a multiple of accumulate (3)."),
     ("accumulate_dtype", "bfloat16", "config: accumulate_dtype is 'bfloat16' but accumulate is 1"),
+    ("optim.clip_stages", 5, "config: optim.clip_stages is 5; it must divide model.layers (32)."),
+    (
+        "loss_scale.initial",
+        4.0,
+        "config: loss_scale.initial is 4.0 but compute.dtype is 'bfloat16'",
+    ),
+    ("loss_scale.smallest", 1e9, "config.loss_scale: smallest is 1000000000.0 and initial 32768.0"),
     ("checkpoint.keep_last", 1, "config.checkpoint: keep_last is 1; it must be at least 2"),
     ("evaluation.every", 5, "config.evaluation: every is 5 but no evaluators are named."),
     ("evaluation", {"every": 1, "evaluators": {"x": LONG}}, "config: evaluation.evaluators.x.seq"),

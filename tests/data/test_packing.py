@@ -1,6 +1,7 @@
 """Rows are the concatenated documents, cut; nothing is lost, doubled or mixed."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -123,3 +124,19 @@ def test_one_row_is_enough_and_less_is_an_error(tmp_path, write_store, open_sour
     assert only.row(0).token_BT.tolist() == only.row(7).token_BT.tolist() == list(range(8))
     with pytest.raises(ValueError, match=r"has 9 tokens; one row of sequence_length 9 needs 10"):
         open_source(9, "concat", store=store)
+
+
+@pytest.mark.parametrize("tokens", [9, 10, 16, 17, 24, 25, 31])
+def test_rows_in_order_are_those_of_llama_recipes(tmp_path, write_store, open_source, tokens):
+    """Its ConcatDataset cuts only what is strictly longer than a row, and drops the rest."""
+    ends = [0, 5, 5, tokens - 1, tokens]
+    documents = [list(range(*pair)) for pair in itertools.pairwise(ends)]
+    buffer, theirs = [], []
+    for document in documents:
+        buffer += document
+        while len(buffer) > 8:
+            theirs.append(buffer[:8])
+            buffer = buffer[8:]
+    store = TokenStore(write_store(tmp_path / "documents", documents))
+    rows = epoch(open_source(8, "concat", shuffle=False, store=store))
+    assert [row.token_BT.tolist() for row in rows] == theirs

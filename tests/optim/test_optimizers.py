@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from llama_jax.config.optim import OptimConfig
@@ -30,10 +31,16 @@ def grads_of(count: int) -> list:
 
 
 @pytest.mark.torch
-def test_updates_equal_torch_adamw_with_clipping_and_decay_groups():
+@pytest.mark.parametrize("no_decay", [("scale", "bias"), ("bias",)])
+def test_updates_equal_torch_adamw_with_clipping_and_decay_groups(no_decay):
     torch = pytest.importorskip("torch")
     config = OptimConfig(
-        learning_rate=1e-2, schedule="constant", weight_decay=0.1, eps=1e-6, clip=1.0
+        learning_rate=1e-2,
+        schedule="constant",
+        weight_decay=0.1,
+        eps=1e-6,
+        clip=1.0,
+        no_decay=no_decay,
     )
     grads = grads_of(5)
     theirs = {
@@ -46,7 +53,8 @@ def test_updates_equal_torch_adamw_with_clipping_and_decay_groups():
     }
     groups = [
         {"params": [theirs["head/kernel"]], "weight_decay": 0.1},
-        {"params": [theirs["norm/scale"], theirs["head/bias"]], "weight_decay": 0.0},
+        {"params": [theirs["norm/scale"]], "weight_decay": 0.0 if "scale" in no_decay else 0.1},
+        {"params": [theirs["head/bias"]], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-6)
     for grad in grads:
@@ -69,6 +77,62 @@ def test_decay_acts_on_matrices_alone():
     np.testing.assert_allclose(after["head"]["kernel"], 0.95 * PARAMS["head"]["kernel"], rtol=1e-6)
     np.testing.assert_array_equal(after["norm"]["scale"], PARAMS["norm"]["scale"])
     np.testing.assert_array_equal(after["head"]["bias"], PARAMS["head"]["bias"])
+
+
+LAYERED = {
+    "embed": {"embedding": jnp.ones((5, 4))},
+    "head": {"kernel": jnp.ones((4, 5))},
+    "layers": {"mlp": {"kernel": jnp.ones((4, 4, 6))}, "norm": {"scale": jnp.ones((4, 4))}},
+    "norm": {"scale": jnp.ones((4,))},
+}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("no_decay", [("scale",), ("bias",)])
+@pytest.mark.parametrize("size", [0.01, 0.3, 100.0])
+def test_every_stage_and_group_is_clipped_as_torch_clips_it_alone(no_decay, size):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    grads = jax.tree.map(
+        lambda p: jnp.asarray(size * rng.normal(size=p.shape), jnp.float32), LAYERED
+    )
+    config = OptimConfig(clip=1.0, clip_stages=2, no_decay=no_decay)
+    clip = optimizers._clip(config)
+    got, _ = jax.jit(clip.update)(grads, clip.init(LAYERED))
+
+    # What each process of a pipeline would hold, layer by layer.
+    first, last = slice(0, 2), slice(2, 4)
+    kernel, scale = grads["layers"]["mlp"]["kernel"], grads["layers"]["norm"]["scale"]
+    stages = [
+        ([grads["embed"]["embedding"], kernel[first]], [scale[first]]),
+        ([grads["head"]["kernel"], kernel[last]], [scale[last], grads["norm"]["scale"]]),
+    ]
+    if no_decay == ("bias",):  # Every weight is decayed: one group.
+        stages = [([*matrices, *scales], []) for matrices, scales in stages]
+    clipped = []
+    for group in (group for stage in stages for group in stage if group):
+        parameters = [torch.nn.Parameter(torch.zeros(g.shape)) for g in group]
+        for parameter, gradient in zip(parameters, group, strict=True):
+            parameter.grad = torch.tensor(np.asarray(gradient))
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        clipped += [parameter.grad.numpy() for parameter in parameters]
+    kernel, scale = got["layers"]["mlp"]["kernel"], got["layers"]["norm"]["scale"]
+    want = [
+        got["embed"]["embedding"], kernel[first], scale[first],
+        got["head"]["kernel"], kernel[last], scale[last], got["norm"]["scale"],
+    ]  # fmt: skip
+    for ours, theirs in zip(want, clipped, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_stages_clip_less_than_all_together():
+    ones = jax.tree.map(jnp.ones_like, LAYERED)
+
+    def norm(stages: int) -> float:
+        clip = optimizers._clip(OptimConfig(clip=1.0, clip_stages=stages, no_decay=("bias",)))
+        return float(optax.tree.norm(clip.update(ones, clip.init(ones))[0]))
+
+    np.testing.assert_allclose([norm(0), norm(1), norm(4)], [1, 1, 2], rtol=1e-6)
 
 
 def test_infinite_clip_never_clips():
