@@ -6,7 +6,7 @@ from typing import Literal
 
 from llama_jax.config.data import DataConfig
 from llama_jax.config.evaluate import EvaluatorConfig
-from llama_jax.config.idle import refuse_idle
+from llama_jax.config.idle import default, refuse_idle
 from llama_jax.config.lora import LoraConfig
 from llama_jax.config.loss_scale import LossScaleConfig
 from llama_jax.config.mesh import MeshConfig, ShardingRules
@@ -188,32 +188,47 @@ class TrainConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self):
+        self._check_length()
+        self._check_data()
+        self._check_contexts()
+        self._check_reduction()
+        self._check_optimizer()
+        self._check_packing()
+        self._check_lora()
+
+    def _check_length(self) -> None:
         if self.steps < 1 or self.accumulate < 1 or self.max_skipped < 1:
             raise ValueError("steps, accumulate and max_skipped must be at least 1.")
         if not 0 <= self.epochs < float("inf"):
             raise ValueError(f"epochs is {self.epochs}; it must be 0 or more, and finite.")
-        if self.epochs and self.steps != type(self).__dataclass_fields__["steps"].default:
+        if self.epochs and self.steps != default(self, "steps"):
             raise ValueError(
                 f"steps is {self.steps} but epochs is {self.epochs}, which decides their number. "
                 "Leave one of them out."
             )
+
+    def _check_data(self) -> None:
         if not self.data.mixture:
             raise ValueError("data.mixture is empty; name at least one source to train on.")
-        if self.added_rows != "mean" and not self.init_from:
-            raise ValueError(
-                f"added_rows is {self.added_rows!r} but init_from is '', so it has no effect. "
-                "Leave it out."
-            )
+        if not self.init_from:
+            refuse_idle(self, ("added_rows",), "init_from is ''")
         if self.data.batch_size % self.accumulate:
             raise ValueError(
                 f"data.batch_size is {self.data.batch_size}; it must be a multiple of "
                 f"accumulate ({self.accumulate})."
             )
-        if self.accumulate == 1 and self.accumulate_dtype != "float32":
-            raise ValueError(
-                f"accumulate_dtype is {self.accumulate_dtype!r} but accumulate is 1, so it has no "
-                "effect. Set accumulate."
-            )
+        if self.accumulate == 1:
+            refuse_idle(self, ("accumulate_dtype",), "accumulate is 1")
+
+    def _check_contexts(self) -> None:
+        lengths = {"data": self.data.sequence_length}
+        for name, evaluator in self.evaluation.evaluators.items():
+            lengths[f"evaluation.evaluators.{name}"] = evaluator.sequence_length
+        for path, length in lengths.items():
+            if length > self.model.context:
+                raise ValueError(too_long(f"{path}.sequence_length", length, self.model))
+
+    def _check_optimizer(self) -> None:
         if self.optim.clip_stages and self.model.layers % self.optim.clip_stages:
             raise ValueError(
                 f"optim.clip_stages is {self.optim.clip_stages}; it must divide model.layers "
@@ -224,19 +239,12 @@ class TrainConfig:
                 f"optim.warmup_steps is {self.optim.warmup_steps}; it must be below steps "
                 f"({self.steps})."
             )
-        if self.data.sequence_length > self.model.context:
-            raise ValueError(
-                too_long("data.sequence_length", self.data.sequence_length, self.model)
-            )
-        for name, evaluator in self.evaluation.evaluators.items():
-            if evaluator.sequence_length > self.model.context:
-                path = f"evaluation.evaluators.{name}.sequence_length"
-                raise ValueError(too_long(path, evaluator.sequence_length, self.model))
-        self._check_reduction()
         if self.compute.dtype != "float16":
             names = tuple(LossScaleConfig.__dataclass_fields__)
             because = f"compute.dtype is {self.compute.dtype!r}"
             refuse_idle(self.loss_scale, names, because, "loss_scale.")
+
+    def _check_packing(self) -> None:
         packing = self.data.packing
         if packing != "concat" and self.compute.attention == "cudnn":
             raise ValueError(
@@ -249,9 +257,8 @@ class TrainConfig:
                 f"data.packing is {packing!r} but model.rope.scaling is 'dynamic', whose angles "
                 "depend on the length of the whole row. Use another scaling, or packing 'concat'."
             )
-        self._check_lora()
 
-    def _check_lora(self):
+    def _check_lora(self) -> None:
         if not self.lora.r:
             return
         if not self.init_from:
