@@ -63,8 +63,12 @@ def test_a_kill_inside_a_save_leaves_whole_steps(crash, tmp_path, where):
         assert ended["killed"]
         assert_whole(tmp_path, ended["committed"])
     # A save cut short is removed. One that lacks its commit file alone might be a checkpoint that
-    # lost it, so it is kept.
-    assert bool(list(tmp_path.glob("*.corrupt-*"))) == (where == "before_commit")
+    # lost it, so it is kept; so is one of which nothing says when it began, as on a slow disk.
+    kept = list(tmp_path.glob("*.corrupt-*"))
+    if where == "before_commit":
+        assert kept
+    else:
+        assert not [path for path in kept if (path / layout.ORBAX_FILE).exists()]
 
 
 @pytest.mark.process
