@@ -14,8 +14,8 @@ import pytest
 
 from llama_jax.core.errors import DataError
 from llama_jax.distillation import cache as module
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache, Damaged
-from llama_jax.distillation.reply import Answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_what_is_stored_is_found_again(path):
     with Cache(path) as cache:
         assert cache.answer("a") == answer
         assert cache.turns("x") == ["one", "two"] and cache.turns("y") is None
-        assert list(cache.conversations()) == [(["one", "two"], "text")]
+        assert list(cache.conversations()) == [(["one", "two"], "text", [])]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -60,7 +60,7 @@ def test_conversations_come_in_the_order_of_ids_whenever_they_were_finished(path
     with Cache(path) as cache:
         for name in "cab":
             cache.finish(name, [name], name)
-        assert [text for _, text in cache.conversations()] == ["a", "b", "c"]
+        assert [text for _, text, _ in cache.conversations()] == ["a", "b", "c"]
 
 
 def test_usage_counts_what_is_told(path):
@@ -165,10 +165,10 @@ def test_somebody_elses_database_is_left_alone(path):
 
 
 def test_a_newer_format_is_refused(path, monkeypatch):
-    monkeypatch.setattr(module, "_SCHEMA", module._SCHEMA.replace("version = 1", "version = 2"))
+    monkeypatch.setattr(module, "_SINCE_2", module._SINCE_2.replace("version = 2", "version = 3"))
     Cache(path).close()
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 2; this program reads formats up to 1"):
+    with pytest.raises(ValueError, match="format 3; this program reads formats up to 2"):
         Cache(path)
 
 

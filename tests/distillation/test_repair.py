@@ -7,8 +7,8 @@ import pytest
 
 from llama_jax.core.errors import DataError
 from llama_jax.distillation import repair
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache
-from llama_jax.distillation.reply import Answer
 
 
 @pytest.fixture
