@@ -1,6 +1,7 @@
 """What is stored stays, whole, whatever happens to the process, the disk or the file."""
 
 import contextlib
+import json
 import os
 import random
 import resource
@@ -8,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from llama_jax.core.errors import DataError
 from llama_jax.distillation import cache as module
+from llama_jax.distillation import repair
 from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache, Damaged
 
@@ -36,6 +39,82 @@ def test_what_is_stored_is_found_again(path):
         assert cache.turns("x") == ["one", "two"] and cache.turns("y") is None
         assert list(cache.conversations()) == [(["one", "two"], "text", [])]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_log_probabilities_are_found_again_and_belong_to_a_conversation(path):
+    answer = Answer("yes", 3, 4, False, '{"ids": [1]}')
+    with Cache(path) as cache:
+        cache.store("a", answer)
+        cache.store("b", Answer("no"))
+        cache.finish("x", ["one"], "text", ["a"])
+        cache.finish("y", ["two"], "text")
+    with Cache(path) as cache:
+        assert cache.answer("a") == answer and cache.answer("b") == Answer("no")
+        assert [keys for _, _, keys in cache.conversations()] == [["a"], []]
+        assert cache.logprobs(["a"]) == ['{"ids": [1]}']
+
+
+def of_format_1(path):
+    """Writes a file as the first format had it, byte for byte what it stored."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE answers (key TEXT PRIMARY KEY, answer TEXT, tokens_in INTEGER,"
+            " tokens_out INTEGER, is_cut INTEGER, crc INTEGER);"
+            "CREATE TABLE results (id TEXT PRIMARY KEY, turns TEXT, results TEXT, crc INTEGER);"
+            "PRAGMA application_id = 1818911860; PRAGMA user_version = 1;"
+        )
+        for row in (("a", "yes é", 3, -1, 1), ("b", "the quick brown fox", 1, 2, 0)):
+            crc = zlib.crc32(json.dumps(list(row)).encode())
+            database.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, crc))
+        crc = zlib.crc32(json.dumps(["x", '["one"]', "text"]).encode())
+        database.execute("INSERT INTO results VALUES ('x', '[\"one\"]', 'text', ?)", (crc,))
+        database.commit()
+
+
+def test_a_file_of_the_first_format_is_read_and_continued(path):
+    of_format_1(path)
+    for _ in range(2):
+        with Cache(path) as cache:
+            assert cache.answer("a") == Answer("yes é", 3, -1, True)
+            assert list(cache.conversations()) == [(["one"], "text", [])]
+            assert cache.usage() == (4, 2, 1)
+            cache.store("c", Answer("new", 1, 1, False, "{}"))
+            cache.finish("z", ["z"], "z", ["c"])
+            assert cache.answer("c").logprobs == "{}"
+            cache._database.execute("DELETE FROM results WHERE id = 'z'")
+            cache._database.execute("DELETE FROM answers WHERE key = 'c'")
+
+
+def test_a_damaged_file_of_the_first_format_is_found_and_repaired(path, capfd):
+    of_format_1(path)
+    flip(path, b"the quick brown fox")
+    with repair.open_cache(path) as cache:
+        assert cache.answer("a") == Answer("yes é", 3, -1, True) and cache.answer("b") is None
+        assert list(cache.conversations()) == [(["one"], "text", [])]
+    assert "1 answers and 1 conversations of it are kept" in capfd.readouterr().err
+
+
+def test_a_flipped_bit_in_log_probabilities_is_found(path):
+    with Cache(path) as cache:
+        cache.store("a", Answer("yes", logprobs="[-0.12345]"))
+    flip(path, b"[-0.12345")
+    with pytest.raises(Damaged, match="answers 'a' has another CRC"):
+        Cache(path)
+
+
+def test_log_probabilities_that_went_are_found(path):
+    """By the CRC, and where the whole row went by its conversation."""
+    with Cache(path) as cache:
+        cache.store("a", Answer("yes", logprobs="{}"))
+        cache.finish("x", ["one"], "text", ["a"])
+        cache._database.execute("UPDATE answers SET logprobs = NULL")
+    with pytest.raises(Damaged, match="answers 'a' has another CRC"):
+        Cache(path)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM answers")
+        database.commit()
+    with pytest.raises(Damaged, match="'x' lacks log-probabilities"):
+        Cache(path)
 
 
 def test_what_is_added_at_once_is_all_there_or_nothing(path):
