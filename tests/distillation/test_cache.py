@@ -85,13 +85,16 @@ def test_a_file_of_the_first_format_is_read_and_continued(path):
             cache._database.execute("DELETE FROM answers WHERE key = 'c'")
 
 
-def test_a_damaged_file_of_the_first_format_is_found_and_repaired(path, capfd):
+@pytest.mark.parametrize(("damaged", "kept"), [(b"the quick brown fox", 1), (b"SQLite format", 2)])
+def test_a_damaged_file_of_the_first_format_is_found_and_repaired(path, capfd, damaged, kept):
+    """Before it is given new columns, or after."""
     of_format_1(path)
-    flip(path, b"the quick brown fox")
+    flip(path, damaged)
     with repair.open_cache(path) as cache:
-        assert cache.answer("a") == Answer("yes é", 3, -1, True) and cache.answer("b") is None
+        assert cache.answer("a") == Answer("yes é", 3, -1, True)
+        assert (cache.answer("b") is None) == (kept == 1)
         assert list(cache.conversations()) == [(["one"], "text", [])]
-    assert "1 answers and 1 conversations of it are kept" in capfd.readouterr().err
+    assert f"{kept} answers and 1 conversations of it are kept" in capfd.readouterr().err
 
 
 def test_a_flipped_bit_in_log_probabilities_is_found(path):
@@ -110,11 +113,15 @@ def test_log_probabilities_that_went_are_found(path):
         cache._database.execute("UPDATE answers SET logprobs = NULL")
     with pytest.raises(Damaged, match="answers 'a' has another CRC"):
         Cache(path)
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("DELETE FROM answers")
-        database.commit()
-    with pytest.raises(Damaged, match="'x' lacks log-probabilities"):
-        Cache(path)
+    for crc in (None, module.crc(("a", "yes", -1, -1, 0))):  # No row, one without any.
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("DELETE FROM answers")
+            if crc is not None:
+                row = ("a", "yes", -1, -1, 0, crc)
+                database.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, NULL)", row)
+            database.commit()
+        with pytest.raises(Damaged, match="'x' lacks log-probabilities"):
+            Cache(path)
 
 
 def test_what_is_added_at_once_is_all_there_or_nothing(path):

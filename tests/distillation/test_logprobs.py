@@ -75,6 +75,9 @@ WRONG_TOKENS = [
     # The written token counts too, where it is not listed.
     (token(9, -0.5, *TOP), r"the probabilities sum to 1\.1"),
     ({**GOOD, LISTED: None}, "top_logprobs is no list"),
+    ({**GOOD, LISTED: 3}, "top_logprobs is no list"),
+    ({**GOOD, LISTED: {"token_id:5": -1.0}}, "top_logprobs is no list"),
+    ({**GOOD, LISTED: [5, 6, 7]}, "an entry is no JSON object"),
     ({**GOOD, LISTED: []}, "top_logprobs has 0 entries, asked were 3"),
     (with_top(*TOP[:2]), "top_logprobs has 2 entries, asked were 3"),
     (with_top(*TOP, (8, -4.0)), "top_logprobs has 4 entries, asked were 3"),
@@ -269,14 +272,16 @@ def test_a_count_that_the_host_does_not_tell_is_not_compared():
         read(GOOD, count=0)
 
 
-values = st.recursive(
+leaves = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.sampled_from([0, -1, 10**400, -(10**400)])
     | st.floats()
     | st.text(max_size=5)
     | st.integers(-2, 9).map("token_id:{}".format)
-    | st.floats(-20, 0.1),
+)
+values = st.recursive(
+    leaves,
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.fixed_dictionaries(
@@ -293,13 +298,31 @@ entries = st.lists(pairs, min_size=2, max_size=3, unique_by=lambda pair: pair["t
     lambda top: {**top[0], LISTED: top}
 )
 FEW = AnswerConfig(top_logprobs=2, vocab=8)
+# Nearly right: one field of an entry is something else.
+spoiled_entries = st.builds(
+    lambda entry, name, value: {**entry, name: value},
+    entries,
+    st.sampled_from(["token", "logprob", LISTED]),
+    leaves | values | st.lists(pairs | values, min_size=2, max_size=3),
+)
 
 
-@hypothesis.given(values | st.lists(values | entries, max_size=3).map(lambda it: {"content": it}))
+contents = (values | st.lists(values | entries, max_size=3)).map(lambda it: {"content": it})
+
+
+@hypothesis.given(values | contents)
 def test_no_json_does_anything_else(said):
     choice = json.loads(json.dumps({"logprobs": said}))
     try:
         logprobs.read(choice, -1, FEW)
+    except Unusable as error:
+        assert "\n" not in str(error)
+
+
+@hypothesis.given(spoiled_entries)
+def test_no_field_does_anything_else(entry):
+    try:
+        read(json.loads(json.dumps(entry)), asked=FEW)
     except Unusable as error:
         assert "\n" not in str(error)
 
