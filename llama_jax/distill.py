@@ -6,6 +6,7 @@ Writes, in `workdir`:
 
     answers.sqlite        every answer, from the moment it came: it is never asked for again
     instructions.jsonl    {"text": "[INST] ... [/INST] ..."}: all finished conversations
+    logprobs.jsonl        with answer.top_logprobs, the same lines' log-probabilities
     failures.jsonl        conversations that failed in the last run, and why
     config.json           the settings of the last run, commit and versions; no key
 
@@ -16,6 +17,19 @@ released script:
     python -m llama_jax.distill --config=configs/distill_llama2_7b_32k_instruct.py --dump
     python -m llama_jax.distill --dump=runs/distill/llama2_7b_32k_instruct
     python -m llama_jax.distill --dump=results.db
+
+For a trainer of your own that learns from the teacher's probabilities, a host that runs vLLM also
+tells those of the most probable ids at each token that it wrote (training here reads the texts
+alone):
+
+    python -m llama_jax.distill --config=configs/distill_llama2_7b_32k_instruct.py \
+        --config.teacher.api=openai --config.teacher.url=http://127.0.0.1:8000/v1 \
+        --config.teacher.model=meta-llama/Llama-2-70b-chat-hf --config.teacher.key_variable= \
+        --config.answer.top_logprobs=8 --config.answer.vocab=32000
+
+A reply whose numbers cannot be right (an id that the student lacks, probabilities that sum to more
+than 1, none at all) is asked again as any other that is unusable; what they are, and that they go
+on where a stop word cut the text: llama_jax/distillation/logprobs.py.
 """
 
 import contextlib
@@ -96,10 +110,9 @@ def _exit_code(collection: Collection, tally: Tally) -> int:
 
 def _is_finished(config: DistillConfig, cache: Cache, turns: Turns) -> bool:
     """True if the conversation is in the cache, also under the released script's key."""
-    names = (
-        request.conversation_id(config.teacher, config.answer, turns),
-        old_database.key(turns),
-    )
+    names = [request.conversation_id(config.teacher, config.answer, turns)]
+    if not config.answer.top_logprobs:  # The script had none.
+        names.append(old_database.key(turns))
     return any(cache.turns(name) == list(turns) for name in names)
 
 
@@ -151,7 +164,8 @@ def _write_failures(path: Path, collection: Collection) -> None:
 
 def _tell(dumped: dump.Dumped) -> None:
     wrong = f"; {dumped.wrong} rows are no conversations" if dumped.wrong else ""
-    print(f"wrote {dumped.path}: {dumped.lines:,} conversations{wrong}")
+    weighed = f"; {dumped.with_logprobs:,} with {dump.LOGPROBS}" if dumped.with_logprobs else ""
+    print(f"wrote {dumped.path}: {dumped.lines:,} conversations{weighed}{wrong}")
 
 
 def start() -> None:

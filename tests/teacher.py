@@ -97,13 +97,35 @@ def reply(data, status=200, kind="application/json", **headers):
     return write
 
 
-def answer(text, body, finish="stop"):
-    """Writes an answer in the form of the API that was asked."""
+def weights(text, body, tokens=10, vocab=100):
+    """Returns log-probabilities as vLLM writes them: the written token first, even if it is rare.
+
+    A function of the text and the request; each third token is none of the most probable.
+    """
+    content, k = [], body["top_logprobs"]
+    for i in range(tokens):
+        first = (hash_of(text) + 7 * i) % vocab
+        top = [weight((first + j) % vocab, -1.0 - j) for j in range(k)]
+        written = weight((first + k) % vocab, -1.0 - k) if i % 3 == 2 else top[0]
+        others = [entry for entry in top if entry is not written][: k - 1]
+        content.append({**written, "top_logprobs": [written, *others]})
+    return {"content": content}
+
+
+def weight(number, logprob):
+    token = f"token_id:{number}"
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def answer(text, body, finish="stop", change=lambda logprobs: logprobs):
+    """Writes an answer in the form of the API that was asked; `change` spoils log-probabilities."""
     usage = {"prompt_tokens": 100, "completion_tokens": 10}
     if "prompt" in body:
         choice = {"text": text, "finish_reason": finish}
         return reply({"output": {"choices": [choice], "usage": usage}})
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    if body.get("logprobs"):
+        choice["logprobs"] = change(weights(text, body))
     return reply({"choices": [choice], "usage": usage})
 
 

@@ -376,6 +376,90 @@ def test_killed_at_any_moment_it_asks_nothing_twice_but_what_was_under_way(start
     assert (runs.folder / "calm/instructions.jsonl").read_bytes() == runs.output()
 
 
+WITH_LOGPROBS = {
+    "teacher.api": "openai",
+    "answer.top_k": 0,
+    "answer.top_logprobs": 3,
+    "answer.vocab": 100,
+}
+
+
+@pytest.mark.process
+def test_log_probabilities_outlive_kills_and_are_not_asked_for_twice(start):
+    """kill -9, three times; what the teacher sends is other each time that it is asked."""
+    lock, sent = threading.Lock(), {}
+
+    def behave(body, count):
+        time.sleep(0.02)
+        text = f"{teachers.say(body)} {count}"
+        with lock:
+            sent[text] = teachers.weights(text, body)["content"]
+        return text
+
+    runs, chance = start(behave), random.Random(2)
+    wanted = many(15)
+    for _ in range(3):
+        stored, calls = runs.stored(), len(runs.teacher.calls)
+        process = runs.start(wanted, **WITH_LOGPROBS)
+        goal = calls + chance.randrange(4, 9)
+        runs.wait(lambda goal=goal: len(runs.teacher.calls) >= goal, process)
+        process.kill()
+        process.join()
+        assert len(runs.stored()) >= len(runs.teacher.calls) - calls - 2 + len(stored)
+    last = runs.start(wanted, **WITH_LOGPROBS)
+    last.join(60)
+    assert last.exitcode == 0, runs.log.read_text()
+    calls = len(runs.teacher.calls)
+    assert len(runs.stored()) == 30 and calls <= 30 + 2 * 3
+    check_lines(runs, sent)
+    before = (runs.workdir / "logprobs.jsonl").read_bytes()
+    assert runs.run(wanted, **WITH_LOGPROBS) == 0
+    assert len(runs.teacher.calls) == calls
+    for name in ("logprobs.jsonl", "instructions.jsonl"):
+        (runs.workdir / name).unlink()
+    distill.write_dump(str(runs.workdir))
+    assert (runs.workdir / "logprobs.jsonl").read_bytes() == before
+    check_lines(runs, sent)
+
+
+def check_lines(runs, sent):
+    """Every line has the ids that were sent with the very answers of its text."""
+    texts = [json.loads(line)["text"] for line in runs.output().splitlines()]
+    told = (runs.workdir / "logprobs.jsonl").read_text().splitlines()
+    assert len(texts) == len(told) == 15
+    for text, line in zip(texts, told, strict=True):
+        answers = [part.split("    [INST]")[0] for part in text.split("[/INST]  ")[1:]]
+        ids = [found["ids"] for found in json.loads(line)["answers"]]
+        tokens = [[entry["token"] for entry in sent[answer]] for answer in answers]
+        assert tokens == [[f"token_id:{i}" for i in those] for those in ids]
+
+
+def test_answers_without_log_probabilities_are_asked_again_for_them(start, capsys):
+    """And the other way round: both stay."""
+    runs = start()
+    plain = WITH_LOGPROBS | {"answer.top_logprobs": 0, "answer.vocab": 0}
+    assert runs.run([["a"]], **plain) == 0
+    assert not (runs.workdir / "logprobs.jsonl").exists()
+    assert runs.run([["a"]], **WITH_LOGPROBS) == 0 and len(runs.teacher.calls) == 2
+    assert "2 conversations; 1 with logprobs.jsonl" in capsys.readouterr().out
+    told = (runs.workdir / "logprobs.jsonl").read_text().splitlines()
+    assert sorted(len(json.loads(line)["answers"]) for line in told) == [0, 1]
+    assert runs.run([["a"]], **plain) == 0 and len(runs.teacher.calls) == 2
+
+
+def test_the_scripts_answers_have_no_log_probabilities(start):
+    """They are asked for, though the workdir holds them."""
+    runs = start()
+    path = runs.folder / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE results (key TEXT, turns TEXT, results TEXT)")
+        row = old_database.key(["c1"]), repr(["c1"]), prompts.join(["c1"], ["x"])
+        database.execute("INSERT INTO results VALUES (?, ?, ?)", row)
+        database.commit()
+    assert runs.run([["c1"]], old_database=path) == 0 and not runs.teacher.calls
+    assert runs.run([["c1"]], **WITH_LOGPROBS) == 0 and len(runs.teacher.calls) == 1
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_keeps_what_is_under_way_and_sends_nothing_more(start, number, code):

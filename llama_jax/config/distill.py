@@ -6,7 +6,10 @@ import urllib.parse
 from dataclasses import field
 from typing import Literal
 
+from llama_jax.config import idle
 from llama_jax.config.data import TextConfig
+
+MOST_LOGPROBS = 20  # OpenAI's API allows no more, nor does vLLM unless it is told to.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,10 @@ class AnswerConfig:
     top_k: int = 50  # 0 is neutral.
     repetition_penalty: float = 1.0  # 1 is neutral.
     stop: tuple[str, ...] = ("[INST]",)  # Where an answer ends, without these words.
+    # Log-probabilities of so many most probable ids for each token of an answer, as vLLM has them;
+    # 0 asks for none. See llama_jax/distillation/logprobs.py.
+    top_logprobs: int = 0
+    vocab: int = 0  # Ids that the student has; a reply with any other is refused.
 
     def __post_init__(self):
         if self.max_tokens < 1:
@@ -95,6 +102,20 @@ class AnswerConfig:
             )
         if "" in self.stop:
             raise ValueError("stop holds an empty text, at which every answer would end.")
+        self._check_logprobs()
+
+    def _check_logprobs(self) -> None:
+        if not 0 <= self.top_logprobs <= MOST_LOGPROBS:
+            raise ValueError(
+                f"top_logprobs is {self.top_logprobs}; it must be in 0..{MOST_LOGPROBS}."
+            )
+        if not self.top_logprobs:
+            idle.refuse_idle(self, ("vocab",), "top_logprobs is 0")
+        elif self.vocab < self.top_logprobs:
+            raise ValueError(
+                f"vocab is {self.vocab} and top_logprobs {self.top_logprobs}; vocab must be the "
+                "size of the student's vocabulary: --config.answer.vocab=32000 for Llama 2."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,3 +172,15 @@ class DistillConfig:
     def __post_init__(self):
         if self.limit < 0:
             raise ValueError(f"limit is {self.limit}; it must be 0 or more.")
+        if not (wanted := self.answer.top_logprobs):
+            return
+        if self.teacher.api != "openai":
+            raise ValueError(
+                f"answer.top_logprobs is {wanted} but teacher.api is {self.teacher.api!r}, which "
+                "sends no log-probabilities of ids; only --config.teacher.api=openai does."
+            )
+        if self.old_database:
+            raise ValueError(
+                f"answer.top_logprobs is {wanted} but the answers of old_database "
+                f"{self.old_database!r} have no log-probabilities. Leave one of the two out."
+            )

@@ -1,8 +1,11 @@
 """What the teacher answered, in one SQLite file: whatever is in it is never asked again.
 
-    answers    each request's key, the answer, tokens in and out
+    answers    each request's key, the answer, tokens in and out; and log-probabilities as JSON
     results    each finished conversation: id, turns, and the text; as Together's script had them,
-               so the columns have its names
+               so the columns have its names; and the keys of its answers as a JSON list
+
+The last of each is NULL where no log-probabilities were asked for. Format 1 had neither column: its
+files are given them when they are opened, and a row's CRC is that of what is not NULL.
 
 A stored row survives kill -9, and a power cut too (WAL, synchronous=FULL: one sync per answer is
 nothing beside the seconds that an answer takes). Every row ends in a CRC. The file must not be on
@@ -13,19 +16,19 @@ import contextlib
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from llama_jax.core.errors import DataError
-from llama_jax.distillation.reply import Answer
+from llama_jax.distillation.answer import Answer
 
-FORMAT = 1
+FORMAT = 2
 APPLICATION = 0x6C6A6474  # "ljdt", in the file's header.
 HEADER = b"SQLite format 3\0"
 TABLES = {
-    "answers": ("key", "answer", "tokens_in", "tokens_out", "is_cut"),
-    "results": ("id", "turns", "results"),
+    "answers": ("key", "answer", "tokens_in", "tokens_out", "is_cut", "logprobs"),
+    "results": ("id", "turns", "results", "keys"),
 }
 _OF_THE_SYSTEM = (
     sqlite3.SQLITE_PERM,
@@ -43,6 +46,11 @@ CREATE TABLE IF NOT EXISTS answers (
     crc INTEGER);
 CREATE TABLE IF NOT EXISTS results (id TEXT PRIMARY KEY, turns TEXT, results TEXT, crc INTEGER);
 PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = 1;
+"""
+_SINCE_2 = f"""
+ALTER TABLE answers ADD COLUMN logprobs TEXT;
+ALTER TABLE results ADD COLUMN keys TEXT;
 PRAGMA user_version = {FORMAT};
 """
 
@@ -101,45 +109,55 @@ class Cache:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         if application != APPLICATION:
-            self._database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+            self._database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{_SINCE_2}COMMIT;")
+        elif version < FORMAT:
+            self._check_pages()
+            self._database.executescript(f"BEGIN IMMEDIATE;{_SINCE_2}COMMIT;")
         self._check()
 
     def _check(self) -> None:
         """Reads everything: a flipped bit is found now, not trained on."""
+        self._check_pages()
+        for table in TABLES:
+            for row in rows(self._database, table):
+                if not is_whole(row):
+                    raise Damaged(f"{self._path} is damaged: {table} {row[0]!r} has another CRC.")
+                if table == "results" and not self.has_all(row[-2]):
+                    raise Damaged(f"{self._path} is damaged: {row[0]!r} lacks log-probabilities.")
+
+    def _check_pages(self) -> None:
         # quick_check lets a bit pass that makes the index find another request's answer.
         if (found := self._value("PRAGMA integrity_check(1)")) != "ok":
             raise Damaged(f"{self._path} is damaged: {found}.")
-        for table in TABLES:
-            for row in self._database.execute(f"SELECT * FROM {table}"):
-                if not is_whole(row):
-                    raise Damaged(f"{self._path} is damaged: {table} {row[0]!r} has another CRC.")
 
     def answer(self, key: str) -> Answer | None:
         """Returns the stored answer to a request, if there is one."""
         with self._told():
             found = self._database.execute(
-                "SELECT answer, tokens_in, tokens_out, is_cut FROM answers WHERE key = ?", (key,)
+                "SELECT answer, tokens_in, tokens_out, is_cut, logprobs FROM answers WHERE key = ?",
+                (key,),
             ).fetchone()
         if found is None:
             return None
-        text, tokens_in, tokens_out, is_cut = found
-        return Answer(text, tokens_in, tokens_out, bool(is_cut))
+        text, tokens_in, tokens_out, is_cut, logprobs = found
+        return Answer(text, tokens_in, tokens_out, bool(is_cut), logprobs or "")
 
     def store(self, key: str, answer: Answer) -> None:
         """Keeps an answer; when this returns it is on the disk."""
-        row = (key, answer.text, answer.tokens_in, answer.tokens_out, int(answer.is_cut))
-        self.add("answers", row)
+        counts = (answer.tokens_in, answer.tokens_out, int(answer.is_cut))
+        self.add("answers", (key, answer.text, *counts, answer.logprobs or None))
 
-    def finish(self, name: str, turns: Sequence[str], text: str) -> None:
-        """Keeps a whole conversation."""
-        self.add("results", (name, json.dumps(list(turns)), text))
+    def finish(self, name: str, turns: Sequence[str], text: str, keys: Sequence[str] = ()) -> None:
+        """Keeps a whole conversation; `keys` are of answers with log-probabilities."""
+        named = json.dumps(list(keys)) if keys else None
+        self.add("results", (name, json.dumps(list(turns)), text, named))
 
     def add(self, table: str, row: Sequence[Any]) -> None:
         """Adds a row with its CRC, unless there is one of this key."""
-        places = ", ".join("?" * (len(row) + 1))
+        columns, places = ", ".join((*TABLES[table], "crc")), ", ".join("?" * (len(row) + 1))
         with self._told():
             self._database.execute(
-                f"INSERT OR IGNORE INTO {table} VALUES ({places})", (*row, crc(row))
+                f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({places})", (*row, crc(row))
             )
 
     @contextlib.contextmanager
@@ -161,13 +179,27 @@ class Cache:
             found = self._value("SELECT turns FROM results WHERE id = ?", name)
         return json.loads(found) if found is not None else None
 
-    def conversations(self) -> Iterator[tuple[list[str], str]]:
-        """Yields turns and text of every finished conversation, in the order of ids."""
+    def conversations(self) -> Iterator[tuple[list[str], str, list[str]]]:
+        """Yields turns, text and keys of every finished conversation, in the order of ids."""
         with self._told():
-            for turns, text in self._database.execute(
-                "SELECT turns, results FROM results ORDER BY id"
+            for turns, text, keys in self._database.execute(
+                "SELECT turns, results, keys FROM results ORDER BY id"
             ):
-                yield json.loads(turns), text
+                yield json.loads(turns), text, json.loads(keys or "[]")
+
+    def logprobs(self, keys: Iterable[str]) -> list[str]:
+        """Returns the log-probabilities of these answers."""
+        with self._told():
+            query = "SELECT logprobs FROM answers WHERE key = ?"
+            return [self._value(query, key) for key in keys]
+
+    def has_all(self, keys: str | None) -> bool:
+        """True if every answer of a JSON list of keys is here with its log-probabilities."""
+        return not self._value(
+            "SELECT count(*) FROM json_each(?) WHERE NOT EXISTS"
+            " (SELECT 1 FROM answers WHERE key = value AND logprobs NOT NULL)",
+            keys,
+        )
 
     def usage(self) -> tuple[int, int, int]:
         """Returns over all answers: tokens in, tokens out, and how many do not tell theirs."""
@@ -195,9 +227,22 @@ def _check_header(path: Path) -> None:
                 raise Damaged(f"{path} is damaged: it does not begin as a database does.")
 
 
+def rows(database: sqlite3.Connection, table: str, *place: int) -> Iterator[tuple[Any, ...]]:
+    """Yields the rows of a table, or the one at a place: what TABLES names, and the CRC.
+
+    A column that the file does not have, being in an older format, is None.
+    """
+    one = " WHERE rowid = ?" if place else ""
+    cursor = database.execute(f"SELECT * FROM {table}{one}", place)
+    names = [name for name, *_ in cursor.description]
+    where = [names.index(name) if name in names else None for name in (*TABLES[table], "crc")]
+    for row in cursor:
+        yield tuple(None if at is None else row[at] for at in where)
+
+
 def crc(row: Sequence[Any]) -> int:
-    """Returns the CRC-32 of a row without its last column."""
-    return zlib.crc32(json.dumps(list(row)).encode())
+    """Returns the CRC-32 of what is not None in a row without its last column."""
+    return zlib.crc32(json.dumps([value for value in row if value is not None]).encode())
 
 
 def is_whole(row: Sequence[Any]) -> bool:

@@ -16,15 +16,15 @@ import logging
 import math
 import os
 import types
-from collections.abc import Sequence
 from typing import Any, Self
 
-from llama_jax.config.distill import TeacherConfig
+from llama_jax.config.distill import AnswerConfig, TeacherConfig
 from llama_jax.distillation import reply
-from llama_jax.distillation.reply import Answer, Unusable
+from llama_jax.distillation.answer import Answer, Unusable
 from llama_jax.distillation.request import PATHS, Request
 
 LARGEST_REPLY = 16 << 20  # Bytes; an answer of 1,024 tokens has about 4,000.
+LARGEST_ENTRY = 256  # Bytes of one log-probability; vLLM writes about 130.
 
 _PASSING = (408, 409, 425, 429)
 _OF_THIS_REQUEST = (400, 413, 414, 422, 431)
@@ -41,13 +41,14 @@ class Client:
         ValueError: httpx is not installed, or the environment lacks the key.
     """
 
-    def __init__(self, teacher: TeacherConfig, stop: Sequence[str]):
+    def __init__(self, teacher: TeacherConfig, answer: AnswerConfig):
         self._httpx = _import_httpx()
         for name in ("httpx", "httpcore"):  # They log headers, in which a host may repeat the key.
             logging.getLogger(name).setLevel(logging.WARNING)
         self._key = key_of(teacher)
         self._url = teacher.url.rstrip("/") + PATHS[teacher.api]
-        self._teacher, self._stop = teacher, stop
+        self._teacher, self._asked = teacher, answer
+        self._largest = largest_reply(answer)
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
@@ -88,15 +89,16 @@ class Client:
             async for piece in response.aiter_raw():
                 pieces.append(piece)
                 size += len(piece)
-                if size > LARGEST_REPLY:
-                    raise Unusable(f"the reply has more than {LARGEST_REPLY >> 20} MiB")
+                if size > self._largest:
+                    raise Unusable(f"the reply has more than {self._largest >> 20} MiB")
             return response.status_code, response.headers, b"".join(pieces)
 
     def _understood(self, status: int, headers: Any, data: bytes) -> Answer:
         if 200 <= status < 300:
             if self._key and self._key.encode() in data:
                 raise Unusable("the reply holds the API key")
-            return reply.read(self._teacher.api, headers.get("content-type", ""), data, self._stop)
+            kind = headers.get("content-type", "")
+            return reply.read(self._teacher.api, kind, data, self._asked)
         said = f"HTTP {status}: {self._without_key(reply.message(data)) or 'no reason is given'}"
         if status in _PASSING or status >= 500:
             raise Unusable(said, retry_after(headers.get("retry-after", "")))
@@ -143,6 +145,12 @@ def key_of(teacher: TeacherConfig) -> str:
     if not all("!" <= letter <= "~" for letter in key):
         raise ValueError(f"the key in {name} holds spaces or other letters than keys have.")
     return key
+
+
+def largest_reply(answer: AnswerConfig) -> int:
+    """Returns how many bytes of a reply are read: more with the log-probabilities of each token."""
+    entries = answer.max_tokens * (1 + answer.top_logprobs) if answer.top_logprobs else 0
+    return LARGEST_REPLY + entries * LARGEST_ENTRY
 
 
 def retry_after(value: str) -> float:

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 from llama_jax.config.distill import DistillConfig
 from llama_jax.core.errors import RetryError
 from llama_jax.distillation import prompts, request
+from llama_jax.distillation.answer import Answer, Unusable
 from llama_jax.distillation.cache import Cache
 from llama_jax.distillation.client import Client, Refused
 from llama_jax.distillation.instructions import Turns
 from llama_jax.distillation.patience import Patience, Stopped
-from llama_jax.distillation.reply import Answer, Unusable
 from llama_jax.distillation.request import Request
 from llama_jax.distillation.tally import Tally
 
@@ -80,7 +80,7 @@ class Collection:
             raise self._error
 
     async def _run(self, todo: Iterator[Turns]) -> None:
-        async with self._listening(), Client(self._config.teacher, self._config.answer.stop) as ask:
+        async with self._listening(), Client(self._config.teacher, self._config.answer) as ask:
             self._client = ask
             async with asyncio.TaskGroup() as workers:
                 for _ in range(self._config.teacher.concurrency):
@@ -126,17 +126,20 @@ class Collection:
         teacher, answer = self._config.teacher, self._config.answer
         name = request.conversation_id(teacher, answer, turns)
         answers: list[str] = []
+        keys: list[str] = []
         try:
             for i in range(len(turns)):
                 wanted = request.make(teacher, answer, turns[: i + 1], answers)
                 answers.append((await self._answer(wanted)).text)
+                keys.append(wanted.key)
         except (Unusable, Refused) as error:
             is_final = isinstance(error, Refused)
             self.failures.append(Failure(name, len(answers) + 1, str(error), is_final))
             self._tally.failed += 1
             self._refuse_all_refused(error)
             return
-        await self._kept(self._cache.finish, name, turns, prompts.join(turns, answers))
+        text, told = prompts.join(turns, answers), keys if answer.top_logprobs else ()
+        await self._kept(self._cache.finish, name, turns, text, told)
         self._tally.done += 1
 
     def _refuse_all_refused(self, error: Exception) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from llama_jax.config.distill import RetryConfig
 from llama_jax.core.errors import RetryError
-from llama_jax.distillation.reply import Answer, Unusable
+from llama_jax.distillation.answer import Answer, Unusable
 
 
 class Stopped(Exception):

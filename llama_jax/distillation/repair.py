@@ -92,8 +92,10 @@ def _fill(new: Cache, damaged: Path, header: bytes) -> dict[str, int]:
     with _copied(damaged, header) as copy:
         for table in cache.TABLES:
             for row in _rows(copy, table):
-                new.add(table, row)
-                counts[table] += 1
+                # A conversation that lost log-probabilities is asked for what it lacks.
+                if table == "answers" or new.has_all(row[-1]):
+                    new.add(table, row)
+                    counts[table] += 1
     return counts
 
 
@@ -105,10 +107,9 @@ def _rows(copy: Path, table: str) -> Iterator[tuple[Any, ...]]:
     with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as database:
         for place in range(1, _last(database, copy, table) + 1):
             with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
-                query = f"SELECT * FROM {table} WHERE rowid = ?"
-                row = database.execute(query, (place,)).fetchone()
-                if row and cache.is_whole(row):
-                    yield row[:-1]
+                for row in cache.rows(database, table, place):
+                    if cache.is_whole(row):
+                        yield row[:-1]
 
 
 @contextlib.contextmanager

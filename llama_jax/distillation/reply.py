@@ -1,38 +1,16 @@
 """The bytes of a reply -> the answer in it. They come from outside: anything may stand there."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_jax.distillation import prompts
+from llama_jax.config.distill import AnswerConfig
+from llama_jax.distillation import logprobs, prompts
+from llama_jax.distillation.answer import Answer, Unusable
 
 
-class Unusable(Exception):
-    """A reply, or none, that holds no answer; the message says why. Asking again may help.
-
-    Args:
-        why: In one line.
-        wait: Seconds that the host asks to wait before the next attempt.
-    """
-
-    def __init__(self, why: str, wait: float = 0.0):
-        super().__init__(why)
-        self.wait = wait
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the teacher wrote, and what was counted; -1 where the host did not say."""
-
-    text: str
-    tokens_in: int = -1
-    tokens_out: int = -1
-    is_cut: bool = False  # It stopped at max_tokens.
-
-
-def read(api: str, content_type: str, data: bytes, stop: Sequence[str]) -> Answer:
-    """Returns the answer in the body of a reply.
+def read(api: str, content_type: str, data: bytes, asked: AnswerConfig) -> Answer:
+    """Returns the answer in the body of a reply, with log-probabilities if they were asked for.
 
     Raises:
         Unusable: There is none.
@@ -52,11 +30,13 @@ def read(api: str, content_type: str, data: bytes, stop: Sequence[str]) -> Answe
     choice = _object(choices[0], "the choice")
     text = choice.get("text") if api == "together" else _content(choice)
     usage = output.get("usage") or value.get("usage")
+    text, written = _checked(text, asked.stop), _count(usage, "completion_tokens")
     return Answer(
-        _checked(text, stop),
+        text,
         _count(usage, "prompt_tokens"),
-        _count(usage, "completion_tokens"),
+        written,
         choice.get("finish_reason") == "length",
+        logprobs.read(choice, written, asked).text() if asked.top_logprobs else "",
     )
 
 

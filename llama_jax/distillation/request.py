@@ -21,11 +21,13 @@ class Request:
 
     api: str
     body: dict[str, Any]
+    vocab: int = 0  # The ids that log-probabilities may have; 0 where none are asked for.
 
     @cached_property
     def key(self) -> str:
         """SHA-256 of everything that decides the answer: not of the host, nor of its key."""
-        return digest({"version": VERSION, "api": self.api, "body": self.body})
+        checked = {"vocab": self.vocab} if self.vocab else {}
+        return digest({"version": VERSION, "api": self.api, "body": self.body, **checked})
 
 
 def make(
@@ -33,7 +35,7 @@ def make(
 ) -> Request:
     """Returns the request for the answer to the last of `turns`."""
     body = _together if teacher.api == "together" else _openai
-    return Request(teacher.api, body(teacher.model, answer, turns, answers))
+    return Request(teacher.api, body(teacher.model, answer, turns, answers), answer.vocab)
 
 
 def conversation_id(teacher: TeacherConfig, answer: AnswerConfig, turns: Sequence[str]) -> str:
@@ -88,6 +90,10 @@ def _openai(
         body["top_k"] = answer.top_k
     if answer.repetition_penalty != 1:
         body["repetition_penalty"] = _number(answer.repetition_penalty)
+    if answer.top_logprobs:
+        # The last is vLLM's: it writes ids, as "token_id:29871", where OpenAI's API has texts.
+        named = {"logprobs": True, "top_logprobs": answer.top_logprobs}
+        body |= named | {"return_tokens_as_token_ids": True}
     return body
 
 

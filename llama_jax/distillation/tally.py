@@ -12,7 +12,7 @@ import rich.console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from llama_jax.config.distill import TeacherConfig
-from llama_jax.distillation.reply import Answer
+from llama_jax.distillation.answer import Answer
 from llama_jax.telemetry.console import short
 
 EVERY = 30.0  # Seconds between two lines where no terminal shows a bar.

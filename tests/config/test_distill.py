@@ -61,6 +61,12 @@ def test_a_key_does_not_cross_the_internet_in_the_open():
         (AnswerConfig, {"top_k": -1}),
         (AnswerConfig, {"repetition_penalty": 0.0}),
         (AnswerConfig, {"stop": ("a", "")}),
+        (AnswerConfig, {"top_logprobs": -1}),
+        (AnswerConfig, {"top_logprobs": 21, "vocab": 32000}),
+        (AnswerConfig, {"vocab": 32000}),
+        (AnswerConfig, {"vocab": -1}),
+        (AnswerConfig, {"vocab": 0, "top_logprobs": 5}),
+        (AnswerConfig, {"vocab": 4, "top_logprobs": 5}),
         (RetryConfig, {"attempts": 0}),
         (RetryConfig, {"in_a_row": 0}),
         (RetryConfig, {"wait": 3.0, "longest_wait": 2.0}),
@@ -75,3 +81,19 @@ def test_what_cannot_be_is_refused_by_name(schema, setting):
     }
     with pytest.raises(ValueError, match=next(iter(setting))):
         schema(**needed.get(schema, {}) | setting)
+
+
+def with_logprobs(**changes):
+    teacher = TeacherConfig(model="m", api=changes.pop("api", "openai"))
+    answer = AnswerConfig(top_logprobs=20, vocab=20)
+    return DistillConfig(workdir="w", instructions="i", teacher=teacher, answer=answer, **changes)
+
+
+def test_log_probabilities_come_from_where_there_are_any():
+    assert with_logprobs().answer.vocab == 20
+    with pytest.raises(ValueError, match=r"teacher.api is 'together', which sends no log-prob"):
+        with_logprobs(api="together")
+    with pytest.raises(ValueError, match=r"answers of old_database 'x.db' have no log-prob"):
+        with_logprobs(old_database="x.db")
+    with pytest.raises(ValueError, match="vocab is 9 but top_logprobs is 0, so it has no effect"):
+        AnswerConfig(vocab=9)

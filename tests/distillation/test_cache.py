@@ -1,6 +1,7 @@
 """What is stored stays, whole, whatever happens to the process, the disk or the file."""
 
 import contextlib
+import json
 import os
 import random
 import resource
@@ -8,14 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from llama_jax.core.errors import DataError
 from llama_jax.distillation import cache as module
+from llama_jax.distillation import repair
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache, Damaged
-from llama_jax.distillation.reply import Answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,8 +37,91 @@ def test_what_is_stored_is_found_again(path):
     with Cache(path) as cache:
         assert cache.answer("a") == answer
         assert cache.turns("x") == ["one", "two"] and cache.turns("y") is None
-        assert list(cache.conversations()) == [(["one", "two"], "text")]
+        assert list(cache.conversations()) == [(["one", "two"], "text", [])]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_log_probabilities_are_found_again_and_belong_to_a_conversation(path):
+    answer = Answer("yes", 3, 4, False, '{"ids": [1]}')
+    with Cache(path) as cache:
+        cache.store("a", answer)
+        cache.store("b", Answer("no"))
+        cache.finish("x", ["one"], "text", ["a"])
+        cache.finish("y", ["two"], "text")
+    with Cache(path) as cache:
+        assert cache.answer("a") == answer and cache.answer("b") == Answer("no")
+        assert [keys for _, _, keys in cache.conversations()] == [["a"], []]
+        assert cache.logprobs(["a"]) == ['{"ids": [1]}']
+
+
+def of_format_1(path):
+    """Writes a file as the first format had it, byte for byte what it stored."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE answers (key TEXT PRIMARY KEY, answer TEXT, tokens_in INTEGER,"
+            " tokens_out INTEGER, is_cut INTEGER, crc INTEGER);"
+            "CREATE TABLE results (id TEXT PRIMARY KEY, turns TEXT, results TEXT, crc INTEGER);"
+            "PRAGMA application_id = 1818911860; PRAGMA user_version = 1;"
+        )
+        for row in (("a", "yes é", 3, -1, 1), ("b", "the quick brown fox", 1, 2, 0)):
+            crc = zlib.crc32(json.dumps(list(row)).encode())
+            database.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, crc))
+        crc = zlib.crc32(json.dumps(["x", '["one"]', "text"]).encode())
+        database.execute("INSERT INTO results VALUES ('x', '[\"one\"]', 'text', ?)", (crc,))
+        database.commit()
+
+
+def test_a_file_of_the_first_format_is_read_and_continued(path):
+    of_format_1(path)
+    for _ in range(2):
+        with Cache(path) as cache:
+            assert cache.answer("a") == Answer("yes é", 3, -1, True)
+            assert list(cache.conversations()) == [(["one"], "text", [])]
+            assert cache.usage() == (4, 2, 1)
+            cache.store("c", Answer("new", 1, 1, False, "{}"))
+            cache.finish("z", ["z"], "z", ["c"])
+            assert cache.answer("c").logprobs == "{}"
+            cache._database.execute("DELETE FROM results WHERE id = 'z'")
+            cache._database.execute("DELETE FROM answers WHERE key = 'c'")
+
+
+@pytest.mark.parametrize(("damaged", "kept"), [(b"the quick brown fox", 1), (b"SQLite format", 2)])
+def test_a_damaged_file_of_the_first_format_is_found_and_repaired(path, capfd, damaged, kept):
+    """Before it is given new columns, or after."""
+    of_format_1(path)
+    flip(path, damaged)
+    with repair.open_cache(path) as cache:
+        assert cache.answer("a") == Answer("yes é", 3, -1, True)
+        assert (cache.answer("b") is None) == (kept == 1)
+        assert list(cache.conversations()) == [(["one"], "text", [])]
+    assert f"{kept} answers and 1 conversations of it are kept" in capfd.readouterr().err
+
+
+def test_a_flipped_bit_in_log_probabilities_is_found(path):
+    with Cache(path) as cache:
+        cache.store("a", Answer("yes", logprobs="[-0.12345]"))
+    flip(path, b"[-0.12345")
+    with pytest.raises(Damaged, match="answers 'a' has another CRC"):
+        Cache(path)
+
+
+def test_log_probabilities_that_went_are_found(path):
+    """By the CRC, and where the whole row went by its conversation."""
+    with Cache(path) as cache:
+        cache.store("a", Answer("yes", logprobs="{}"))
+        cache.finish("x", ["one"], "text", ["a"])
+        cache._database.execute("UPDATE answers SET logprobs = NULL")
+    with pytest.raises(Damaged, match="answers 'a' has another CRC"):
+        Cache(path)
+    for crc in (None, module.crc(("a", "yes", -1, -1, 0))):  # No row, one without any.
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("DELETE FROM answers")
+            if crc is not None:
+                row = ("a", "yes", -1, -1, 0, crc)
+                database.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, NULL)", row)
+            database.commit()
+        with pytest.raises(Damaged, match="'x' lacks log-probabilities"):
+            Cache(path)
 
 
 def test_what_is_added_at_once_is_all_there_or_nothing(path):
@@ -60,7 +146,7 @@ def test_conversations_come_in_the_order_of_ids_whenever_they_were_finished(path
     with Cache(path) as cache:
         for name in "cab":
             cache.finish(name, [name], name)
-        assert [text for _, text in cache.conversations()] == ["a", "b", "c"]
+        assert [text for _, text, _ in cache.conversations()] == ["a", "b", "c"]
 
 
 def test_usage_counts_what_is_told(path):
@@ -165,10 +251,10 @@ def test_somebody_elses_database_is_left_alone(path):
 
 
 def test_a_newer_format_is_refused(path, monkeypatch):
-    monkeypatch.setattr(module, "_SCHEMA", module._SCHEMA.replace("version = 1", "version = 2"))
+    monkeypatch.setattr(module, "_SINCE_2", module._SINCE_2.replace("version = 2", "version = 3"))
     Cache(path).close()
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 2; this program reads formats up to 1"):
+    with pytest.raises(ValueError, match="format 3; this program reads formats up to 2"):
         Cache(path)
 
 

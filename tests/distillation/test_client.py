@@ -11,8 +11,8 @@ import teacher as teachers
 
 from llama_jax.config.distill import AnswerConfig
 from llama_jax.distillation import client, request
+from llama_jax.distillation.answer import Unusable
 from llama_jax.distillation.client import Client, Refused
-from llama_jax.distillation.reply import Unusable
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def ask(serve, settings):
         wanted = request.make(config.teacher, AnswerConfig(), ["hello"], [])
 
         async def once():
-            async with Client(config.teacher, config.answer.stop) as connections:
+            async with Client(config.teacher, config.answer) as connections:
                 return await connections.ask(wanted)
 
         return server, lambda: asyncio.run(once())
@@ -80,7 +80,7 @@ def test_no_host_is_a_reason_to_ask_again(settings, monkeypatch):
     wanted = request.make(config.teacher, AnswerConfig(), ["hello"], [])
 
     async def once():
-        async with Client(config.teacher, ()) as connections:
+        async with Client(config.teacher, AnswerConfig()) as connections:
             return await connections.ask(wanted)
 
     with pytest.raises(Unusable, match="ConnectError"):
@@ -150,4 +150,4 @@ def test_how_long_a_host_asks_to_wait():
 def test_httpx_that_is_not_installed_is_said(settings, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "httpx", None)
     with pytest.raises(ValueError, match=r"pip install 'llama-jax\[distill\]'"):
-        Client(settings("http://127.0.0.1").teacher, ())
+        Client(settings("http://127.0.0.1").teacher, AnswerConfig())

@@ -1,12 +1,14 @@
 """Lines of texts: the released format, bytes that only the answers decide."""
 
 import json
+import tracemalloc
 
 import pytest
 
 from llama_jax.config.data import SourceConfig, TextConfig
 from llama_jax.data.sources.documents import Reader
 from llama_jax.distillation import dump, old_database, prompts
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache
 
 
@@ -16,8 +18,8 @@ def cache(tmp_path):
         yield cache
 
 
-def finish(cache, name, turns, answers):
-    cache.finish(name, turns, prompts.join(turns, answers))
+def finish(cache, name, turns, answers, keys=()):
+    cache.finish(name, turns, prompts.join(turns, answers), keys)
 
 
 def texts(dumped):
@@ -74,3 +76,78 @@ def test_the_file_is_a_source_of_prepare(cache, tmp_path):
     dumped = dump.write(cache, tmp_path)
     read = [document.text for document in Reader(SourceConfig(path=str(dumped.path)), TextConfig())]
     assert read == texts(dumped) and len(read) == 5
+
+
+def weigh(cache, *keys):
+    for key in keys:
+        cache.store(key, Answer("x", logprobs=json.dumps({"ids": key})))
+
+
+def told(folder):
+    path = folder / "logprobs.jsonl"
+    return [json.loads(line)["answers"] for line in path.read_text().splitlines()]
+
+
+def test_log_probabilities_stand_line_by_line_beside_the_texts(cache, tmp_path):
+    """Also of conversations without any, and not of those that are left out."""
+    weigh(cache, "k1", "k2", "k3", "k4")
+    finish(cache, "d", ["4"], ["x"], ["k3"])
+    finish(cache, "b", ["2"], ["y"])
+    finish(cache, "a", ["1", "1b"], ["x", "z"], ["k2", "k1"])
+    cache.finish("c", ["3"], prompts.join(["other"], ["x"]), ["k4"])
+    dumped = dump.write(cache, tmp_path)
+    assert (dumped.lines, dumped.wrong, dumped.with_logprobs) == (3, 1, 2)
+    assert [text[:10] for text in texts(dumped)] == [f"[INST]  {i} " for i in (1, 2, 4)]
+    assert told(tmp_path) == [[{"ids": "k2"}, {"ids": "k1"}], [], [{"ids": "k3"}]]
+
+
+def test_where_none_were_asked_for_there_is_no_file(cache, tmp_path):
+    finish(cache, "a", ["1"], ["x"])
+    (tmp_path / "logprobs.jsonl").write_text("of other texts")
+    dump.write(cache, tmp_path)
+    assert not (tmp_path / "logprobs.jsonl").exists()
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_interrupted_anywhere_no_line_stands_beside_another_text(
+    cache, tmp_path, monkeypatch, step
+):
+    """Three steps: the old file goes, the texts are written, the new one is."""
+    weigh(cache, "k1", "k2")
+    finish(cache, "b", ["2"], ["x"], ["k2"])
+    before = dump.write(cache, tmp_path).path.read_bytes()
+    finish(cache, "a", ["1"], ["x"], ["k1"])
+    calls = iter(range(3))
+
+    def killed(act):
+        def run(path, *values, **options):
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return act(path, *values, **options)
+
+        return run
+
+    monkeypatch.setattr(dump.files, "write_pieces", killed(dump.files.write_pieces))
+    monkeypatch.setattr(dump.Path, "unlink", killed(dump.Path.unlink))
+    with pytest.raises(KeyboardInterrupt):
+        dump.write(cache, tmp_path)
+    monkeypatch.undo()
+    now = (tmp_path / "instructions.jsonl").read_bytes()
+    if (tmp_path / "logprobs.jsonl").exists():
+        assert now == before and told(tmp_path) == [[{"ids": "k2"}]]
+    dump.write(cache, tmp_path)
+    assert told(tmp_path) == [[{"ids": "k1"}], [{"ids": "k2"}]]
+
+
+def test_log_probabilities_are_not_gathered_in_memory(cache, tmp_path):
+    weigh(cache, "k")
+    one = 1_000_000
+    with cache.at_once():
+        cache.store("big", Answer("x", logprobs=json.dumps("p" * one)))
+        for i in range(60):
+            finish(cache, f"{i:03}", [str(i)], ["x"], ["big"])
+    tracemalloc.start()
+    dump.write(cache, tmp_path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "logprobs.jsonl").stat().st_size > 60 * one and most < 20 * one

@@ -9,8 +9,8 @@ import pytest
 from llama_jax.config.distill import RetryConfig
 from llama_jax.core.errors import RetryError
 from llama_jax.distillation import patience
+from llama_jax.distillation.answer import Answer, Unusable
 from llama_jax.distillation.patience import Patience, Stopped
-from llama_jax.distillation.reply import Answer, Unusable
 
 YES = Answer("yes")
 

@@ -7,8 +7,8 @@ import pytest
 
 from llama_jax.core.errors import DataError
 from llama_jax.distillation import repair
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache
-from llama_jax.distillation.reply import Answer
 
 
 @pytest.fixture
@@ -140,3 +140,18 @@ def test_random_damage_is_repaired_or_told_and_never_believed(path):
             assert "answers.sqlite" in str(told)
         for file in path.parent.iterdir():
             file.unlink()
+
+
+def test_a_conversation_that_lost_log_probabilities_is_asked_again(path, capfd):
+    """Only what it lost: the other answer stays."""
+    with Cache(path) as cache:
+        for name in ("one", "two"):
+            cache.store(name, Answer(name, logprobs=f"[{name}]"))
+        cache.finish("x", ["1", "2"], "text", ["one", "two"])
+        cache.finish("y", ["1"], "text", ["one"])
+    path.write_bytes(path.read_bytes().replace(b"[two]", b"[twO]"))
+    with repair.open_cache(path) as cache:
+        assert len(stored(cache)) == 300 and cache.answer("one").logprobs == "[one]"
+        assert cache.answer("two") is None and cache.turns("x") is None
+        assert cache.turns("y") == ["1"] and len(list(cache.conversations())) == 51
+    assert "301 answers and 51 conversations of it are kept" in capfd.readouterr().err

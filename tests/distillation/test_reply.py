@@ -6,10 +6,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from llama_jax.config.distill import AnswerConfig
 from llama_jax.distillation import reply
-from llama_jax.distillation.reply import Answer, Unusable
+from llama_jax.distillation.answer import Answer, Unusable
 
 JSON = "application/json"
+ENDLESS = AnswerConfig(stop=())
 
 
 def together(**choice):
@@ -19,10 +21,10 @@ def together(**choice):
 def test_an_answer_of_each_api():
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
     body = {"output": {"choices": [{"text": " yes "}], "usage": usage}}
-    assert reply.read("together", JSON, json.dumps(body).encode(), ()) == Answer(" yes ", 3, 4)
+    assert reply.read("together", JSON, json.dumps(body).encode(), ENDLESS) == Answer(" yes ", 3, 4)
     choice = {"message": {"content": "yes"}, "finish_reason": "length"}
     body = json.dumps({"choices": [choice], "usage": usage}).encode()
-    assert reply.read("openai", "application/json; charset=utf-8", body, ()) == Answer(
+    assert reply.read("openai", "application/json; charset=utf-8", body, ENDLESS) == Answer(
         "yes", 3, 4, True
     )
 
@@ -30,12 +32,12 @@ def test_an_answer_of_each_api():
 def test_what_is_not_asked_for_is_not_looked_at():
     """As log-probabilities that are none."""
     data = b'{"output": {"choices": [{"text": "yes", "logprobs": {"tokens": [NaN, 1e999]}}]}}'
-    assert reply.read("together", JSON, data, ()) == Answer("yes")
+    assert reply.read("together", JSON, data, ENDLESS) == Answer("yes")
 
 
 def test_an_answer_ends_before_the_first_stop_word():
     data = together(text="yes [INST] no STOP")
-    assert reply.read("together", JSON, data, ("STOP", "[INST]")).text == "yes "
+    assert reply.read("together", JSON, data, AnswerConfig(stop=("STOP", "[INST]"))).text == "yes "
 
 
 @pytest.mark.parametrize(
@@ -64,13 +66,13 @@ def test_an_answer_ends_before_the_first_stop_word():
 )
 def test_anything_else_is_unusable_and_says_why(kind, data, why):
     with pytest.raises(Unusable, match=why):
-        reply.read("together", kind, data, ("STOP",))
+        reply.read("together", kind, data, AnswerConfig(stop=("STOP",)))
 
 
 @pytest.mark.parametrize("usage", [None, 7, {"prompt_tokens": -3, "completion_tokens": 1e9}, {}])
 def test_counts_that_are_none_are_not_believed(usage):
     data = json.dumps({"output": {"choices": [{"text": "yes"}]}, "usage": usage}).encode()
-    found = reply.read("together", JSON, data, ())
+    found = reply.read("together", JSON, data, ENDLESS)
     assert (found.tokens_in, found.tokens_out) == (-1, -1)
 
 
@@ -78,7 +80,7 @@ def test_counts_that_are_none_are_not_believed(usage):
 def test_no_bytes_do_anything_else(data, api):
     assert "\n" not in reply.message(data)
     with pytest.raises(Unusable):
-        reply.read(api, "", data, ())
+        reply.read(api, "", data, ENDLESS)
 
 
 values = st.recursive(
@@ -100,7 +102,7 @@ def test_no_json_does_anything_else(value, api):
     data = json.dumps(value).encode()
     reply.message(data)
     try:
-        found = reply.read(api, JSON, data, ())
+        found = reply.read(api, JSON, data, ENDLESS)
     except Unusable:
         return
     assert found.text.strip() and found.text.encode()

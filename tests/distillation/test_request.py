@@ -43,6 +43,38 @@ def test_the_body_of_chat_completions():
     assert full == body | {"stop": ["[INST]"], "top_k": 50, "repetition_penalty": 1.1}
 
 
+LOGPROBS = AnswerConfig(top_logprobs=5, vocab=32000)
+
+
+def test_log_probabilities_are_asked_for_with_their_ids():
+    plain = request.make(OPENAI, AnswerConfig(), TURNS, ANSWERS).body
+    asked = request.make(OPENAI, LOGPROBS, TURNS, ANSWERS).body
+    more = {"logprobs": True, "top_logprobs": 5, "return_tokens_as_token_ids": True}
+    assert asked == plain | more and not set(plain) & set(more)
+
+
+def test_keys_are_what_they_were():
+    """Another would ask everything again that a workdir has."""
+    assert [keys(TEACHER), keys(OPENAI)] == [
+        "b9bff466c21b49f9b187b53d768ea60b32d5cee22de8bf0bfdbee49eb2897784",
+        "9502f6f9c674a806def7a6d52df092aa383e4b385288126827aa498851adba6d",
+    ]
+    assert request.conversation_id(OPENAI, AnswerConfig(), TURNS) == (
+        "79418081dd71528f65e4eee5888b51d2a81e22505e8fe71d849694e51cdff0b9"
+    )
+
+
+@pytest.mark.parametrize("change", [{"top_logprobs": 6}, {"vocab": 32001}, {"stop": ()}])
+def test_log_probabilities_have_keys_of_their_own(change):
+    assert keys(OPENAI, LOGPROBS) != keys(OPENAI)
+    assert keys(OPENAI, dataclasses.replace(LOGPROBS, **change)) != keys(OPENAI, LOGPROBS)
+    names = [
+        request.conversation_id(OPENAI, answer, TURNS)
+        for answer in (LOGPROBS, dataclasses.replace(LOGPROBS, **change), AnswerConfig())
+    ]
+    assert len(set(names)) == 3
+
+
 def keys(teacher=TEACHER, answer=None, turns=TURNS, answers=ANSWERS):
     return request.make(teacher, answer or AnswerConfig(), turns, answers).key
 

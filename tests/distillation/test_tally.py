@@ -7,7 +7,7 @@ import rich.console
 
 from llama_jax.config.distill import TeacherConfig
 from llama_jax.distillation import tally as module
-from llama_jax.distillation.reply import Answer
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.tally import Tally
 
 TEACHER = TeacherConfig(model="m", price_in=10.0, price_out=100.0)

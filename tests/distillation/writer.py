@@ -4,8 +4,8 @@ import itertools
 import sys
 from pathlib import Path
 
+from llama_jax.distillation.answer import Answer
 from llama_jax.distillation.cache import Cache
-from llama_jax.distillation.reply import Answer
 
 cache = Cache(Path(sys.argv[1]))
 for i in itertools.count(int(sys.argv[2])):
