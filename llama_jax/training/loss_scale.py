@@ -33,12 +33,12 @@ def create(config: LossScaleConfig) -> LossScale:
 
 
 def scaled(loss_scale: LossScale, batch: Batch) -> tuple[Batch, jax.Array]:
-    """Returns the batch with weights whose sum is the scale, and what they were multiplied with.
+    """Returns the batch with weights times scale / (B T), and that factor.
 
-    The mean over tokens is scaled and not the sum, which float16 would not hold: gradients of the
-    largest part of a batch are at most `scale` times what they are unscaled.
+    So the mean over all B T tokens is scaled. Their sum, which is what is differentiated otherwise,
+    is more than float16 holds.
     """
-    factor = loss_scale.scale / batch.weight_BT.sum()
+    factor = loss_scale.scale / batch.weight_BT.size
     return dataclasses.replace(batch, weight_BT=batch.weight_BT * factor), factor
 
 
