@@ -39,7 +39,7 @@ def data(tmp_path_factory) -> Path:
             output=str(folder / "prepared"),
             sources={"code": source},
             tokenizer_training=TokenizerTrainingConfig(vocab=512),
-            held_out=0.2,
+            held_out=0.15,
         )
     )
     return folder / "prepared"

@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from llama_jax.config.rope import RopeConfig
 
@@ -76,11 +77,41 @@ def cos_sin(
     return _cos_sin(position_BT, inv_freq_BR, attention_factor(config))
 
 
+@jax.custom_vjp
 def rotate(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
     """Returns each pair (i, i + H/2) of `x_BTNH` turned by its angle, in the dtype of x.
 
-    The pairs are those of Hugging Face; Meta's weights pair (2i, 2i + 1).
+    The pairs are those of Hugging Face; Meta's weights pair (2i, 2i + 1). cos and sin have no
+    gradient.
     """
+    # XLA for TPUs would take the projection's float32 instead, and write it.
+    return _turned(lax.optimization_barrier, x_BTNH, cos_BTR, sin_BTR)
+
+
+def _forward(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array):
+    return rotate(x_BTNH, cos_BTR, sin_BTR), (cos_BTR, sin_BTR)
+
+
+def _backward(saved, grad_BTNH: jax.Array):
+    cos_BTR, sin_BTR = saved
+    return _turned(lambda x_BTNH: x_BTNH, grad_BTNH, cos_BTR, -sin_BTR), None, None
+
+
+rotate.defvjp(_forward, _backward)
+
+
+def _turned(fence, x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
+    if x_BTNH.dtype != jnp.bfloat16:  # TPUs multiply in bfloat16: only there is a product exact.
+        return turned_by_halves(x_BTNH, cos_BTR, sin_BTR)
+
+    def on_tpu(x_BTNH, cos_BTR, sin_BTR):
+        return turned_by_product(fence(x_BTNH), cos_BTR, sin_BTR)
+
+    return lax.platform_dependent(x_BTNH, cos_BTR, sin_BTR, tpu=on_tpu, default=turned_by_halves)
+
+
+def turned_by_halves(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
+    """Returns `rotate`, the two halves of a head apart."""
     cos_BT1R, sin_BT1R = cos_BTR[:, :, None, :], sin_BTR[:, :, None, :]
     left_BTNR, right_BTNR = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     out_BTNH = jnp.concatenate(
@@ -91,6 +122,28 @@ def rotate(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Arr
         axis=-1,
     )
     return out_BTNH.astype(x_BTNH.dtype)
+
+
+def turned_by_product(x_BTNH: jax.Array, cos_BTR: jax.Array, sin_BTR: jax.Array) -> jax.Array:
+    """Returns `rotate` to the last bit; a product exchanges the halves, (l, r) -> (-r, l).
+
+    For TPUs XLA makes one kernel of it. Halves apart are half as wide as a TPU's registers, and
+    are written to memory, in float32, before they are put together.
+    """
+    R = x_BTNH.shape[-1] // 2
+    # Each sum has one term other than 0.
+    exchange_HI = np.kron([[0, 1], [-1, 0]], np.eye(R))
+    other_BTNI = jnp.einsum(
+        "BTNH,HI->BTNI",
+        x_BTNH,
+        jnp.asarray(exchange_HI, x_BTNH.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    cos_BT1H, sin_BT1H = (
+        jnp.concatenate([half_BTR, half_BTR], axis=-1)[:, :, None, :]
+        for half_BTR in (cos_BTR, sin_BTR)
+    )
+    return (x_BTNH.astype(jnp.float32) * cos_BT1H + other_BTNI * sin_BT1H).astype(x_BTNH.dtype)
 
 
 def _cos_sin(

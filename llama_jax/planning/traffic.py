@@ -21,16 +21,16 @@ _RENAMES = {"bitcast", "copy", "convert"}  # Inside a fusion only what is asked 
 
 def main_memory_bytes(module: Module) -> int:
     """Returns the bytes moved in one call of the program, on one device."""
-    inside = _inside_others(module)
+    inside = inside_others(module)
     total = 0
     for name, times in module.runs.items():
         if name not in inside:
             instructions = module.computations[name]
-            total += times * sum(_moved(module, instructions, i) for i in instructions.values())
+            total += times * sum(moved(module, instructions, i) for i in instructions.values())
     return total
 
 
-def _inside_others(module: Module) -> set[str]:
+def inside_others(module: Module) -> set[str]:
     """Returns the computations whose memory the instruction that calls them accounts for."""
     return {
         called
@@ -41,7 +41,8 @@ def _inside_others(module: Module) -> set[str]:
     }
 
 
-def _moved(module: Module, around: Computation, instruction: Instruction) -> int:
+def moved(module: Module, around: Computation, instruction: Instruction) -> int:
+    """Returns the bytes that an instruction of the computation `around` moves."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done"):
         return 0

@@ -163,3 +163,26 @@ def test_tables_match_transformers_over_a_whole_32k_context(scaling):
     ours = rope.cos_sin(config, 128, jnp.asarray(position), jnp.array([32768]))
     np.testing.assert_allclose(ours[0], cos.numpy()[..., :64], atol=1e-6)
     np.testing.assert_allclose(ours[1], sin.numpy()[..., :64], atol=1e-6)
+
+
+def test_the_form_for_tpus_turns_heads_to_the_last_bit():
+    """Also numbers that are not finite: they stay in their head."""
+    x_BTNH = jax.random.normal(jax.random.key(0), (2, 50, 3, 16), jnp.bfloat16)
+    position_BT = jnp.arange(100).reshape(2, 50) * 997
+    tables = rope.cos_sin(RopeConfig(), 16, position_BT, position_BT[:, -1])
+    found = rope.turned_by_product(x_BTNH, *tables)
+    np.testing.assert_array_equal(found, rope.turned_by_halves(x_BTNH, *tables))
+    broken = rope.turned_by_product(x_BTNH.at[0, 3, 1, 5].set(jnp.inf), *tables)
+    assert np.isfinite(broken).sum() == x_BTNH.size - 16
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_is_that_of_the_halves(dtype):
+    x_BTNH = jax.random.normal(jax.random.key(0), (2, 50, 3, 16), dtype)
+    position_BT = jnp.arange(100).reshape(2, 50)
+    tables = rope.cos_sin(RopeConfig(), 16, position_BT, position_BT[:, -1])
+    grads = []
+    for form in (rope.rotate, rope.turned_by_halves):
+        _, back = jax.vjp(lambda x_BTNH, form=form: form(x_BTNH, *tables), x_BTNH)
+        grads.append(back(x_BTNH[::-1])[0].astype(jnp.float32))
+    np.testing.assert_allclose(*grads, rtol=1e-6 if dtype == jnp.float32 else 1e-2, atol=1e-6)
