@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 # Tests compile much and compute little: skip LLVM's optimisation, emit loops the plain way (which
 # halves the time to compile a step), and compile nothing twice. In the environment, so that the
@@ -43,6 +44,13 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"no folder of real weights and texts at {SHARED}; set LLAMA_JAX_SHARED")
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Drops what a file compiled: no other file needs it, and all of it together is gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
