@@ -13,8 +13,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/extend_llama2_7b_16k.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 29.2 of 71.2 GiB, 51 s a step at best, bound by HBM. On
-v5p-16: 25.6 of 95.7 GiB, 37 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 29.1 of 71.2 GiB, 49 s a step at best, bound by HBM. On
+v5p-16: 25.5 of 95.7 GiB, 37 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

@@ -14,8 +14,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/extend_llama2_7b_64k.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 41.1 of 71.2 GiB, 1,156 s a step at best, bound by HBM. On
-v5p-16: 37.7 of 95.7 GiB, 251 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 41.3 of 71.2 GiB, 1,150 s a step at best, bound by HBM. On
+v5p-16: 37.0 of 95.7 GiB, 251 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

@@ -13,8 +13,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/extend_llama2_7b_8k.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 24.4 of 71.2 GiB, 8.0 s a step at best, bound by HBM. On
-v5p-16: 20.9 of 95.7 GiB, 8.2 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 24.3 of 71.2 GiB, 7.6 s a step at best, bound by HBM. On
+v5p-16: 20.8 of 95.7 GiB, 8.2 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

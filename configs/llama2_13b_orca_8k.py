@@ -14,8 +14,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/llama2_13b_orca_8k.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 52.9 of 71.2 GiB, 24 s a step at best, bound by HBM. On
-v5p-16: 45.2 of 95.7 GiB, 31 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 52.4 of 71.2 GiB, 23 s a step at best, bound by HBM. On
+v5p-16: 45.1 of 95.7 GiB, 31 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

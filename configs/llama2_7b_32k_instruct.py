@@ -12,8 +12,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/llama2_7b_32k_instruct.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 40.1 of 71.2 GiB, 45 s a step at best, bound by HBM. On
-v5p-16: 35.1 of 95.7 GiB, 23 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 39.3 of 71.2 GiB, 44 s a step at best, bound by HBM. On
+v5p-16: 34.9 of 95.7 GiB, 23 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

@@ -10,8 +10,8 @@ Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not r
 
     python -m llama_jax.plan --config=configs/lora_llama2_7b.py --topology=gpu:h100:1
 
-"Fits: 56.26 GiB of 71.20 are left.": 14.94 GiB at the peak, 12.57 of them the base in bfloat16.
-With --config.accumulate=2 on 8 H100 (gpu:h100:8) 4.44, on v5p-16 (tpu:v5p:2x2x2) 3.76 GiB each.
+"Fits: 56.51 GiB of 71.20 are left.": 14.69 GiB at the peak, 12.57 of them the base in bfloat16.
+With --config.accumulate=2 on 8 H100 (gpu:h100:8) 4.25, on v5p-16 (tpu:v5p:2x2x2) 3.76 GiB each.
 Settings of llama-recipes: r 8, alpha 32, dropout 0.05, learning rate 1e-4, q and v.
 """
 

@@ -9,8 +9,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/pretrain_llama2_13b.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 57.2 of 71.2 GiB, 66 s a step at best, bound by HBM. On
-v5p-16: 45.2 of 95.7 GiB, 117 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 56.8 of 71.2 GiB, 62 s a step at best, bound by HBM. On
+v5p-16: 45.1 of 95.7 GiB, 117 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

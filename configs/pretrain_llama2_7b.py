@@ -9,8 +9,8 @@ Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
     python -m llama_jax.plan --config=configs/pretrain_llama2_7b.py --topology=gpu:h100:8
 
-and --topology=tpu:v5p:2x2x2. On 8 H100: 50.7 of 71.2 GiB, 41 s a step at best, bound by HBM. On
-v5p-16: 34.9 of 95.7 GiB, 61 s a step at best, bound by compute.
+and --topology=tpu:v5p:2x2x2. On 8 H100: 50.4 of 71.2 GiB, 38 s a step at best, bound by HBM. On
+v5p-16: 34.6 of 95.7 GiB, 61 s a step at best, bound by compute.
 """
 
 from llama_jax.config import load, presets

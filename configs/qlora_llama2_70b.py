@@ -10,9 +10,9 @@ Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not r
 
     python -m llama_jax.plan --config=configs/qlora_llama2_70b.py --topology=gpu:h100:1
 
-"Fits: 12.26 GiB of 71.20 are left.": 58.94 GiB at the peak (base and adapters 36.95, moments 6.17,
-gradients 3.09, inputs of 80 layers 5.00, temporaries 7.73). A step of 65,536 tokens reads and
-writes 124 TB, 37 s at the data sheet's rate, and computes 27 s.
+"Fits: 13.64 GiB of 71.20 are left.": 57.56 GiB at the peak (base and adapters 36.95, moments 6.17,
+gradients 3.09, inputs of 80 layers 5.00, temporaries 6.35). A step of 65,536 tokens reads and
+writes 119 TB, 35 s at the data sheet's rate, and computes 27 s.
 Settings of the Guanaco models of https://arxiv.org/abs/2305.14314.
 """
 

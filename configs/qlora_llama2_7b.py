@@ -10,8 +10,8 @@ Expect: not measured yet. Planned (compiled with jax 0.10.2 on 2026-11-21, not r
 
     python -m llama_jax.plan --config=configs/qlora_llama2_7b.py --topology=gpu:h100:1
 
-"Fits: 61.82 GiB of 71.20 are left.": 9.38 GiB at the peak, 4.20 of them base and adapters. On 8
-H100 or v5p-16 with accumulate=2, mesh.data=8 and mesh.fsdp=1 as much on each: 9.38, 8.83 GiB.
+"Fits: 62.36 GiB of 71.20 are left.": 8.84 GiB at the peak, 4.20 of them base and adapters. On 8
+H100 or v5p-16 with accumulate=2, mesh.data=8 and mesh.fsdp=1 as much on each: 8.84, 8.78 GiB.
 Settings of the Guanaco models of https://arxiv.org/abs/2305.14314.
 """
 
