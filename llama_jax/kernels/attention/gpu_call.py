@@ -5,7 +5,7 @@ B batch, O own tiles of a block, E blocks of one head, N query heads, K key head
 
 import contextlib
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import jax
@@ -33,35 +33,50 @@ def call(
     inputs: Mapping[str, jax.Array],
     outputs: Mapping[str, jax.ShapeDtypeStruct],
     scratch: Mapping[str, Any],
+    sums: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> list[jax.Array]:
-    """Returns the outputs of `kernel(ops, place, refs)` over all blocks.
+    """Returns the outputs of `kernel(ops, place, refs)` over all blocks, and then the sums.
 
-    `refs` has every input, output and piece of scratch memory under its name. Blocks go through
-    `heads_together` heads at a time, which share what they read.
+    `refs` has every input, sum, output and piece of scratch memory under its name. Blocks go
+    through `heads_together` heads at a time, which share what they read. To `sums`, as they are
+    given, blocks add.
     """
     lists = visits.block_E, visits.tile_BOV, visits.whole_BO, visits.count_BO
     ops = operations(setup.interpret)
 
-    def entry(block_E, tile_BOV, whole_BO, count_BO, *refs, **scoped):
+    def entry(block_E, tile_BOV, whole_BO, count_BO, *refs):
         index = lax.axis_index("block")
         place = place_of(index, heads_together, block_E, tile_BOV, whole_BO, count_BO)
-        named = dict(zip([*inputs, *outputs], refs, strict=True))
-        kernel(ops, place, SimpleNamespace(**named, **scoped))
+        named = dict(zip([*inputs, *sums, *outputs], refs, strict=True))
 
-    entry.__name__ = name
-    run = plgpu.kernel(
+        def block(**scoped):
+            kernel(ops, place, SimpleNamespace(**named, **scoped))
+
+        pl.run_scoped(block, collective_axes="warpgroup", **scratch)
+
+    # Not plgpu.kernel, which takes no memory that is changed in place.
+    run = pl.kernel(
         entry,
         out_type=list(outputs.values()),
-        scratch_types=dict(scratch),
-        grid=(visits.block_E.shape[0] * heads,),
-        grid_names=("block",),
-        num_threads=WARPGROUPS + 1,
-        thread_name="warpgroup",
+        mesh=plgpu.Mesh(
+            grid=(visits.block_E.shape[0] * heads,),
+            grid_names=("block",),
+            num_threads=WARPGROUPS + 1,
+            thread_name="warpgroup",
+        ),
         compiler_params=plgpu.CompilerParams(approx_math=True),
-        interpret=simulator() if setup.interpret else None,
+        interpret=simulator() if setup.interpret else False,
+        name=name,
     )
+
+    @jax.jit  # Memory to change in place is only to be had in a compiled function.
+    def compiled(arrays, sums):
+        refs = [jax.new_ref(x, memory_space=plgpu.GMEM) for x in sums]
+        results = run(*arrays, *refs)
+        return [*results, *(jax.freeze(ref) for ref in refs)]
+
     with simulated_gpu() if setup.interpret else contextlib.nullcontext():
-        return run(*lists, *inputs.values())
+        return compiled((*lists, *inputs.values()), tuple(sums.values()))
 
 
 def run_roles(ops: Hardware, compute: Callable[[jax.Array], None], fetch: Callable) -> None:
@@ -139,10 +154,14 @@ def simulated_gpu() -> Any:
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 
-def operand(*shape: int, dtype: Any) -> Any:
-    """Returns shared memory for operands of the tensor cores, [..., tokens, H]."""
+def operand(*shape: int, dtype: Any, swizzle: int = 128) -> Any:
+    """Returns shared memory for operands of the tensor cores, [..., tokens, H].
+
+    Columns lie in pieces of `swizzle` bytes. Factors of one product agree in it.
+    """
     kinds: Any = plgpu  # jax 0.11 declares both abstract, which they are not.
-    transforms = kinds.TilingTransform((8, 64)), kinds.SwizzleTransform(128)
+    columns = swizzle // jnp.dtype(dtype).itemsize
+    transforms = kinds.TilingTransform((8, columns)), kinds.SwizzleTransform(swizzle)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 

@@ -35,6 +35,7 @@ class Setup:
 # forward: scores and output, 64 x 128 each, are 64 + 64; the weights 32 more.
 # dkv: dk and dv, 64 x 128, are 128, so only 64 queries at a time: 32 + 32 for scores and gradients.
 # dq: 64, and two tiles of scores of 64 x 64: 32 + 32.
+# The fused backward kernel takes the tiles of dkv, and half a tile of dq: 32.
 # Stages fill the shared memory; see `bytes_used`.
 TILES = {
     64: Setup(Tiles(128, 128, 4), Tiles(64, 128, 4), Tiles(128, 64, 4)),
@@ -81,4 +82,7 @@ def bytes_used(how: Setup, H: int) -> dict[str, int]:
         + 4 * (2 * own + 5 * how.dkv.stages * how.dkv.queries),
         "dq": 2 * H * (2 * own + 2 * how.dq.stages * how.dq.keys)
         + 4 * (5 * own + 2 * how.dq.stages * how.dq.keys),
+        "fused": 2 * H * (2 * own + 2 * how.dkv.stages * how.dkv.queries)
+        + 4 * (2 * own + 5 * how.dkv.stages * how.dkv.queries)
+        + (2 * 2 * own + 4 * H) * how.dkv.queries,  # ds twice, and dq.
     }
