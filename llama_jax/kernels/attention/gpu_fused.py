@@ -99,7 +99,7 @@ def _compute(setup: Setup, H: int, G: int, ops: Hardware, place: Place, warpgrou
     """Computes dk and dv of 64 keys, and adds half of the columns of dq."""
     stages, half, scale, P = setup.dkv.stages, refs.q.dtype, scale_of(H), setup.dkv.queries
     keys = gpu_by_key.own_keys(place, warpgroup, refs)
-    for other in range(WARPGROUPS):  # Of both: dq is made of all keys.
+    for other in range(WARPGROUPS):  # Both: dq is made of all keys.
         plgpu.barrier_wait(refs.own_here.at[other])
     tiles = refs.k_tiles, refs.v_tiles, refs.dq_tiles
 
