@@ -32,6 +32,7 @@ from llama_jax.kernels.attention import (
     flash,
     gpu,
     gpu_backward,
+    gpu_deal,
     gpu_fused,
     gpu_schedule,
     gpu_tiles,
@@ -47,8 +48,8 @@ from llama_jax.kernels.attention import (
 from llama_jax.kernels.attention.mask import Mask
 
 _TPU = flash.Kernels(tpu.forward, tpu_backward.backward, schedule.make)
-_GPU = flash.Kernels(gpu.forward, gpu_backward.backward, gpu_schedule.make)
-_GPU_FUSED = flash.Kernels(gpu.forward, gpu_fused.backward, gpu_schedule.make)
+_GPU = flash.Kernels(gpu.forward, gpu_backward.backward, gpu_deal.make)
+_GPU_FUSED = flash.Kernels(gpu.forward, gpu_fused.backward, gpu_deal.make)
 _TRITON = flash.Kernels(triton.forward, triton_backward.backward, gpu_schedule.make)
 KERNELS = {
     "tpu": _TPU,
@@ -230,7 +231,7 @@ def setup_of(impl: str, shape: Shape, device_kind: str | None = None) -> Any:
         return decode.setup(*sizes, shape.itemsize, interpret)
     if KERNELS[impl] in (_GPU, _GPU_FUSED):
         _check_gpu(impl, chip, shape, interpret)
-        return gpu_tiles.setup(shape.H, interpret)
+        return gpu_tiles.setup(shape.N, shape.K, shape.H, chip, interpret)
     if KERNELS[impl] is _TRITON:
         _check_triton("triton", chip, interpret)
         return triton_tiles.setup(shape.H, shape.itemsize, interpret)

@@ -41,6 +41,7 @@ from llama_jax.kernels.attention.gpu_call import (
     operand,
     run_roles,
     store,
+    wait_until_free,
 )
 from llama_jax.kernels.attention.gpu_tile import Hardware
 from llama_jax.kernels.attention.gpu_tiles import ROWS, WARPGROUPS, Setup, padded_head
@@ -164,8 +165,14 @@ def _by_query_kernel(setup: Setup, H: int, G: int, ops: Hardware, place: Place, 
     run_roles(
         ops,
         lambda warpgroup: _compute_dq(setup, H, ops, place, warpgroup, refs),
-        lambda: fetch_keys(setup.dq, G, place, refs),
+        lambda: _fetch_keys(setup, G, place, refs),
     )
+
+
+def _fetch_keys(setup: Setup, G: int, place: Place, refs) -> None:
+    """Fetches keys and values of all visits."""
+    fetch_keys(setup.dq, G, place, refs)
+    wait_until_free(place.count, setup.dq.stages, refs.k_free, refs.v_free)
 
 
 def _compute_dq(setup: Setup, H: int, ops: Hardware, place: Place, warpgroup, refs) -> None:

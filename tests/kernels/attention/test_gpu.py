@@ -22,7 +22,7 @@ from attention_cases import (
 )
 
 from llama_jax.config.model import ComputeConfig
-from llama_jax.kernels.attention import api, gpu_block, gpu_schedule, gpu_tiles, schedule
+from llama_jax.kernels.attention import api, gpu_block, gpu_deal, gpu_schedule, gpu_tiles, schedule
 from llama_jax.kernels.attention.mask import Mask
 
 IMPLEMENTATIONS = ("gpu_interpret", "gpu_fused_interpret")
@@ -138,9 +138,31 @@ def test_lists_hold_every_tile_that_is_seen_and_know_which_need_no_mask(name):
 
 
 def test_blocks_with_most_to_do_start_first():
-    found = gpu_schedule.make(Mask(), gpu_tiles.setup(128), 2, 1024, 1024).forward
+    found = gpu_schedule.make(Mask(), gpu_tiles.setup(2, 1, 128), 2, 1024, 1024).forward
     assert np.all(np.diff(found.count_BO.reshape(-1)[found.block_E]) <= 0)
     assert sorted(found.block_E.tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize(("T", "N", "K"), [(4096, 32, 32), (4096, 8, 2), (16384, 4, 4)])
+def test_items_are_dealt_evenly_and_each_once(T, N, K):
+    """Of causal rows, which are the least even: to 132 blocks, of which the busiest counts."""
+    plan = gpu_deal.make(Mask(), gpu_tiles.setup(N, K, 128), 1, T, T).forward
+    item_WP, tiles = np.asarray(plan.item_WP), T // 128
+    assert sorted(item_WP[item_WP >= 0]) == list(range(tiles * N))
+    assert np.all(item_WP[:-1] >= 0)
+    together = gpu_deal.forward_heads(gpu_tiles.setup(N, K, 128), T)
+    entry_WP = item_WP % (tiles * together) // together
+    work_WP = np.where(item_WP < 0, 0, plan.count_BO[0][plan.block_E[entry_WP]])
+    work_P = work_WP.sum(axis=0)
+    assert work_P.max() < 1.03 * work_P.mean()
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 7, 8])
+def test_no_block_is_without_an_item(blocks):
+    """Of seven items, to fewer blocks or more."""
+    item_WP = np.asarray(gpu_deal.deal(jnp.array([5, 4, 4, 3, 2, 2, 0]), blocks))
+    assert sorted(item_WP[item_WP >= 0]) == list(range(7))
+    assert item_WP.shape == (-(-7 // min(blocks, 7)), min(blocks, 7))
 
 
 def test_heads_that_run_together_fit_the_cache_and_divide_all():
@@ -151,7 +173,7 @@ def test_heads_that_run_together_fit_the_cache_and_divide_all():
 
 @pytest.mark.parametrize("H", gpu_tiles.HEAD_SIZES)
 def test_tiles_fit_the_shared_memory(H):
-    used = gpu_tiles.bytes_used(gpu_tiles.setup(H), H)
+    used = gpu_tiles.bytes_used(gpu_tiles.setup(2, 1, H), H)
     assert max(used.values()) <= gpu_tiles.SHARED_MEMORY - 1024
 
 
