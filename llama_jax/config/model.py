@@ -9,7 +9,15 @@ from llama_jax.config.rope import RopeConfig
 Dtype = Literal["float32", "bfloat16"]
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 AttentionImpl = Literal[
-    "auto", "reference", "chunked", "tpu", "tpu_interpret", "gpu", "triton", "cudnn"
+    "auto",
+    "reference",
+    "chunked",
+    "tpu",
+    "tpu_interpret",
+    "gpu",
+    "gpu_fused",
+    "triton",
+    "cudnn",
 ]
 DEFAULT_CHUNK = 128
 ContextParallel = Literal["auto", "gather", "ring", "ulysses"]
@@ -73,7 +81,9 @@ class ComputeConfig:
     # bfloat16 (V100, T4): training scales the loss (loss_scale).
     dtype: ComputeDtype = "bfloat16"
     # "tpu", "gpu" and "triton" are Pallas kernels for TPUs, Hopper GPUs and GPUs from Ampere on,
-    # "cudnn" is NVIDIA's, for rows of one document. "auto" is "tpu" on TPUs and "chunked"
+    # "gpu_fused" is "gpu" with a backward pass of fewer products, whose sums come in any order:
+    # the last bits of gradients differ from run to run. "cudnn" is NVIDIA's, for rows of one
+    # document. "auto" is "tpu" on TPUs and "chunked"
     # elsewhere; "tpu_interpret" runs that kernel's code on any platform, for tests: slow.
     attention: AttentionImpl = "auto"
     attention_chunk: int = DEFAULT_CHUNK  # Queries and keys per tile of "chunked" attention.
@@ -89,7 +99,7 @@ class ComputeConfig:
     def __post_init__(self):
         if self.attention_chunk < 1:
             raise ValueError(f"attention_chunk is {self.attention_chunk}; it must be at least 1.")
-        own_tiles = self.attention in ("tpu", "gpu", "triton", "cudnn")
+        own_tiles = self.attention in ("tpu", "gpu", "gpu_fused", "triton", "cudnn")
         if own_tiles and self.attention_chunk != DEFAULT_CHUNK:
             raise ValueError(
                 f"attention_chunk is {self.attention_chunk} but attention is {self.attention!r}, "

@@ -67,7 +67,7 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
             f"config.compute.dtype is 'float16' but the devices are {kind!r}, which multiply "
             "bfloat16. Use --config.compute.dtype=bfloat16."
         )
-    if said == "gpu":
+    if said in ("gpu", "gpu_fused"):
         _check_gpu(config, kind)
     if said == "cudnn":
         _check_cudnn(config, layout)
@@ -84,7 +84,7 @@ def _with_attention(config: TrainConfig, layout: Layout) -> TrainConfig:
 
 
 def _check_gpu(config: TrainConfig, kind: str) -> None:
-    said = "config.compute.attention is 'gpu' but"
+    said = f"config.compute.attention is {config.compute.attention!r} but"
     if not gpu_tiles.is_hopper(kind):
         raise ValueError(
             f"{said} the devices are {kind!r}; it needs Hopper GPUs (H100, H200, GH200). Use "

@@ -100,15 +100,18 @@ def test_micro_batches_are_compiled_for_hardware_that_is_not_here(name, config):
     assert plan.make(config, available(name)).fits
 
 
-@pytest.mark.parametrize("method", ["none", "gather", "ring", "ulysses"])
-def test_the_kernel_for_gpus_is_compiled_in_the_step(method, config):
+@pytest.mark.parametrize(
+    ("attention", "method"),
+    [*(("gpu", m) for m in ("none", "gather", "ring", "ulysses")), ("gpu_fused", "ring")],
+)
+def test_the_kernels_for_gpus_are_compiled_in_the_step(attention, method, config):
     parallel, mesh = "auto", config.mesh
     if method != "none":
         parallel, mesh = method, dataclasses.replace(mesh, fsdp=4, context=2)
     compute = dataclasses.replace(
         config.compute,
         dtype="bfloat16",
-        attention="gpu",
+        attention=attention,
         attention_chunk=128,
         context_parallel=parallel,
     )

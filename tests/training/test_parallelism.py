@@ -95,6 +95,10 @@ def test_auto_follows_the_formula(monkeypatch):
             "config.compute.attention is 'gpu' but the devices are 'cpu'; it needs Hopper GPUs",
         ),
         (
+            {"compute": compute(attention="gpu_fused", attention_chunk=128)},
+            "config.compute.attention is 'gpu_fused' but the devices are 'cpu'; it needs Hopper",
+        ),
+        (
             {"compute": compute(attention="cudnn", attention_chunk=128)},
             "config.compute.attention 'cudnn' is for NVIDIA GPUs, but this is 'cpu'",
         ),

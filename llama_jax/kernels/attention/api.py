@@ -8,6 +8,7 @@ B batch, T query tokens, S key tokens, N query heads, K key heads, H head size.
 | "chunked" | tiles of `chunk` queries by `chunk` keys | anywhere |
 | "tpu" | Pallas kernels that visit what the mask lets see each other | TPUs |
 | "gpu" | the same for Hopper GPUs; bfloat16 and float16, head sizes to 128 | H100, H200 |
+| "gpu_fused" | the same, backward in 5 products for 7; last bits of dq vary | H100, H200 |
 | "triton" | the same in Triton; also float32, head sizes to 256 | GPUs from Ampere (A100) on |
 | "decode" | at most 16 queries over a long cache, read once; no gradient | NVIDIA, from Ampere on |
 | "tpu_interpret" and the like | these kernels in JAX's interpreters, for tests | anywhere |
@@ -31,6 +32,8 @@ from llama_jax.kernels.attention import (
     flash,
     gpu,
     gpu_backward,
+    gpu_deal,
+    gpu_fused,
     gpu_schedule,
     gpu_tiles,
     reference,
@@ -45,13 +48,16 @@ from llama_jax.kernels.attention import (
 from llama_jax.kernels.attention.mask import Mask
 
 _TPU = flash.Kernels(tpu.forward, tpu_backward.backward, schedule.make)
-_GPU = flash.Kernels(gpu.forward, gpu_backward.backward, gpu_schedule.make)
+_GPU = flash.Kernels(gpu.forward, gpu_backward.backward, gpu_deal.make)
+_GPU_FUSED = flash.Kernels(gpu.forward, gpu_fused.backward, gpu_deal.make)
 _TRITON = flash.Kernels(triton.forward, triton_backward.backward, gpu_schedule.make)
 KERNELS = {
     "tpu": _TPU,
     "tpu_interpret": _TPU,
     "gpu": _GPU,
     "gpu_interpret": _GPU,
+    "gpu_fused": _GPU_FUSED,
+    "gpu_fused_interpret": _GPU_FUSED,
     "triton": _TRITON,
     "triton_interpret": _TRITON,
 }
@@ -120,7 +126,7 @@ def over_cache(impl: str, T: int) -> str:
 
     The kernels for GPUs, which go by tiles of queries, leave a few of them to "decode".
     """
-    if T > decode.MOST_QUERIES or KERNELS.get(impl) not in (_GPU, _TRITON):
+    if T > decode.MOST_QUERIES or KERNELS.get(impl) not in (_GPU, _GPU_FUSED, _TRITON):
         return impl
     return "decode_interpret" if impl.endswith("_interpret") else "decode"
 
@@ -223,9 +229,9 @@ def setup_of(impl: str, shape: Shape, device_kind: str | None = None) -> Any:
         _check_decode(chip, shape, interpret)
         sizes = shape.B, shape.T, shape.S, shape.N, shape.K, shape.H
         return decode.setup(*sizes, shape.itemsize, interpret)
-    if KERNELS[impl] is _GPU:
-        _check_gpu(chip, shape, interpret)
-        return gpu_tiles.setup(shape.H, interpret)
+    if KERNELS[impl] in (_GPU, _GPU_FUSED):
+        _check_gpu(impl, chip, shape, interpret)
+        return gpu_tiles.setup(shape.N, shape.K, shape.H, chip, interpret)
     if KERNELS[impl] is _TRITON:
         _check_triton("triton", chip, interpret)
         return triton_tiles.setup(shape.H, shape.itemsize, interpret)
@@ -233,15 +239,15 @@ def setup_of(impl: str, shape: Shape, device_kind: str | None = None) -> Any:
     return tiles.setup(chip, *sizes, interpret=interpret)
 
 
-def _check_gpu(device_kind: str, shape: Shape, interpret: bool) -> None:
+def _check_gpu(impl: str, device_kind: str, shape: Shape, interpret: bool) -> None:
     if not interpret and not gpu_tiles.is_hopper(device_kind):
         raise ValueError(
-            f"attention 'gpu' is for Hopper GPUs (H100, H200, GH200), but this is {device_kind!r}. "
-            "Use attention 'auto'."
+            f"attention {impl!r} is for Hopper GPUs (H100, H200, GH200), but this is "
+            f"{device_kind!r}. Use attention 'auto'."
         )
     if shape.itemsize != 2:
         raise ValueError(
-            "attention 'gpu' takes bfloat16 or float16 but q, k, v are float32. Use attention "
+            f"attention {impl!r} takes bfloat16 or float16 but q, k, v are float32. Use attention "
             "'chunked' for float32."
         )
 

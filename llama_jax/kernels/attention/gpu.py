@@ -19,9 +19,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from llama_jax.kernels.attention import gpu_deal
 from llama_jax.kernels.attention.gpu_block import (
     Place,
-    heads_together,
+    Share,
     over_columns,
     over_rows,
     padded,
@@ -38,9 +39,10 @@ from llama_jax.kernels.attention.gpu_call import (
     operand,
     run_roles,
     store,
+    wait_until_free,
 )
 from llama_jax.kernels.attention.gpu_tile import Hardware
-from llama_jax.kernels.attention.gpu_tiles import ROWS, WARPGROUPS, Setup, padded_head
+from llama_jax.kernels.attention.gpu_tiles import ROWS, TURNS, WARPGROUPS, Setup, padded_head
 from llama_jax.kernels.attention.mask import Mask
 from llama_jax.kernels.attention.softmax import LOG2E, LOWEST_MAXIMUM
 
@@ -65,7 +67,7 @@ def forward(
         setup,
         plan.forward,
         heads=N,
-        heads_together=G * heads_together(K, 4 * padded_S * width),
+        heads_together=gpu_deal.forward_heads(setup, padded_S),
         inputs={
             "q": q_BTNH,
             "k": k_BSKH,
@@ -78,13 +80,14 @@ def forward(
             "log_sum": jax.ShapeDtypeStruct((B, N, padded_T), jnp.float32),
         },
         scratch={
-            "q_tiles": operand(WARPGROUPS, ROWS, width, dtype=half),
+            "q_tiles": operand(TURNS, WARPGROUPS, ROWS, width, dtype=half),
             "k_ring": operand(stages, tiles.keys, width, dtype=half),
             "v_ring": operand(stages, tiles.keys, width, dtype=half),
-            "q_line_tiles": numbers(WARPGROUPS, lines, ROWS, dtype=jnp.int32),
+            "q_line_tiles": numbers(TURNS, WARPGROUPS, lines, ROWS, dtype=jnp.int32),
             "line_ring": numbers(stages, 2, tiles.keys, dtype=jnp.int32),
             "log_sum_tiles": numbers(WARPGROUPS, ROWS),
-            "q_here": barrier(WARPGROUPS, arrivals=2),
+            "q_here": barrier(TURNS, arrivals=2 * WARPGROUPS),
+            "q_free": barrier(TURNS, arrivals=WARPGROUPS),
             "k_here": barrier(stages, arrivals=2),
             "v_here": barrier(stages),
             "k_free": barrier(stages, arrivals=WARPGROUPS),
@@ -95,24 +98,51 @@ def forward(
     return out_BTNH[:, :T, :, :H], log_sum_BNT[:, :, :T]
 
 
-def _kernel(setup: Setup, scale: float, G: int, ops: Hardware, place: Place, refs) -> None:
+def _kernel(setup: Setup, scale: float, G: int, ops: Hardware, share: Share, refs) -> None:
     """One block."""
-    run_roles(
-        ops,
-        lambda warpgroup: _compute(setup, scale, ops, place, warpgroup, refs),
-        lambda: fetch_keys(setup.forward, G, place, refs),
-    )
+
+    def compute(warpgroup):
+        share.each(
+            lambda place, nth, before: _compute(
+                setup, scale, ops, place, warpgroup, lax.rem(nth, jnp.int32(TURNS)), before, refs
+            )
+        )
+
+    run_roles(ops, compute, lambda: _fetch(setup, G, share, refs))
 
 
-def _compute(setup: Setup, scale: float, ops: Hardware, place: Place, warpgroup, refs) -> None:
-    """Computes the output of 64 queries."""
+def _fetch(setup: Setup, G: int, share: Share, refs) -> None:
+    """Fetches queries, keys and values of all items, as far ahead as there is memory."""
+
+    def item(place, nth, before):
+        turn = lax.rem(nth, jnp.int32(TURNS))
+        pl.when(nth >= TURNS)(lambda: plgpu.barrier_wait(refs.q_free.at[turn]))
+        for warpgroup in range(WARPGROUPS):
+            queries = _queries(place, warpgroup)
+            lines = refs.q_lines.at[place.shared(refs.q_lines), :, queries]
+            q = refs.q.at[place.row, queries, place.head]
+            copy(q, refs.q_tiles.at[turn, warpgroup], refs.q_here.at[turn])
+            copy(lines, refs.q_line_tiles.at[turn, warpgroup], refs.q_here.at[turn])
+        fetch_keys(setup.forward, G, place, refs, before)
+
+    visits = share.each(item)
+    wait_until_free(visits, setup.forward.stages, refs.k_free, refs.v_free)
+    wait_until_free(share.count, TURNS, refs.q_free)
+
+
+def _queries(place: Place, warpgroup):
+    """Returns the 64 queries of a warpgroup."""
+    return pl.ds((place.own * WARPGROUPS + warpgroup) * ROWS, ROWS)
+
+
+def _compute(
+    setup: Setup, scale: float, ops: Hardware, place: Place, warpgroup, turn, before, refs
+) -> None:
+    """Computes the output of 64 queries, after so many visits before."""
     stages, half = setup.forward.stages, refs.q.dtype
-    tiles = refs.q_tiles, refs.q_line_tiles, refs.log_sum_tiles, refs.q_here
-    q_tile, q_lines, log_sum_tile, here = (x.at[warpgroup] for x in tiles)
-    queries = pl.ds((place.own * WARPGROUPS + warpgroup) * ROWS, ROWS)
-    copy(refs.q.at[place.row, queries, place.head], q_tile, here)
-    copy(refs.q_lines.at[place.shared(refs.q_lines), :, queries], q_lines, here)
-    plgpu.barrier_wait(here)
+    q_tile, q_lines = refs.q_tiles.at[turn, warpgroup], refs.q_line_tiles.at[turn, warpgroup]
+    log_sum_tile, queries = refs.log_sum_tiles.at[warpgroup], _queries(place, warpgroup)
+    plgpu.barrier_wait(refs.q_here.at[turn])
 
     def pass_turn():
         """Both warpgroups meet here: from now on it is the other one's turn to multiply."""
@@ -120,12 +150,12 @@ def _compute(setup: Setup, scale: float, ops: Hardware, place: Place, warpgroup,
         plgpu.barrier_wait(refs.turn)
 
     def wait_for_keys(visit):
-        stage = lax.rem(visit, jnp.int32(stages))
+        stage = lax.rem(before + visit, jnp.int32(stages))
         pl.when(visit < place.count)(lambda: plgpu.barrier_wait(refs.k_here.at[stage]))
 
     def visit_tile(visit, sums, masked: bool):
         out_PH, max_P, sum_P = sums
-        stage = lax.rem(visit, jnp.int32(stages))
+        stage = lax.rem(before + visit, jnp.int32(stages))
         score_PC = ops.product(q_tile, refs.k_ring.at[stage], pass_turn)
         shape = score_PC.shape
         if masked:
@@ -165,3 +195,4 @@ def _compute(setup: Setup, scale: float, ops: Hardware, place: Place, warpgroup,
         (out_PH, q_tile, refs.out.at[place.row, queries, place.head]),
         (None, log_sum_tile, refs.log_sum.at[place.row, place.head, queries]),
     )
+    plgpu.barrier_arrive(refs.q_free.at[turn])

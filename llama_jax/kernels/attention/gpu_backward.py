@@ -7,10 +7,9 @@ C keys and P queries of one tile: 64 of those that a warpgroup owns, and as many
     dv += p do        dp = v do'       ds = p (dp - sum(out do))
     dk += ds q        dq += ds' k
 
-One kernel goes by keys and makes dk and dv, all G heads of a key head in one block: scores are
-transposed, [C, P], so that both factors of dk and dv come from registers and nothing is written to
-shared memory. The other goes by queries and makes dq. Seven products for each tile where five would
-do, and in return sums come in the same order every time: the result is the same to the last bit.
+One kernel goes by keys (`gpu_by_key.py`) and makes dk and dv. The other goes by queries and makes
+dq. Seven products for each tile where five would do (`gpu_fused.py`), and in return sums come in
+the same order every time: the result is the same to the last bit.
 """
 
 import functools
@@ -22,6 +21,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from llama_jax.kernels.attention import gpu_by_key
 from llama_jax.kernels.attention.gpu_block import (
     Place,
     backward_inputs,
@@ -72,7 +72,7 @@ def backward(
 def _by_key(setup: Setup, H: int, mask: Mask, dtype, arrays: dict) -> list[jax.Array]:
     """Returns dk and dv [B, S, K, H]."""
     (_, T, N, width), K, half = arrays["q"].shape, arrays["k"].shape[2], arrays["q"].dtype
-    P, stages, G, lines = setup.dkv.queries, setup.dkv.stages, N // K, arrays["q_lines"].shape[1]
+    G, L = N // K, arrays["q_lines"].shape[1]
     return call(
         functools.partial(_by_key_kernel, setup, H, G),
         "attention_backward_dkv",
@@ -82,21 +82,7 @@ def _by_key(setup: Setup, H: int, mask: Mask, dtype, arrays: dict) -> list[jax.A
         heads_together=heads_together(K, 4 * T * G * width),
         inputs=arrays,
         outputs={name: jax.ShapeDtypeStruct(arrays["k"].shape, dtype) for name in ("dk", "dv")},
-        scratch={
-            "k_tiles": operand(WARPGROUPS, ROWS, width, dtype=half),
-            "v_tiles": operand(WARPGROUPS, ROWS, width, dtype=half),
-            "q_ring": operand(stages, P, width, dtype=half),
-            "grad_ring": operand(stages, P, width, dtype=half),
-            "log_sum_ring": numbers(stages, P),
-            "shared_ring": numbers(stages, P),
-            "line_ring": numbers(stages, lines, P, dtype=jnp.int32),
-            "k_line_tiles": numbers(WARPGROUPS, 2, ROWS, dtype=jnp.int32),
-            "own_here": barrier(WARPGROUPS, arrivals=3),
-            "q_here": barrier(stages, arrivals=3),
-            "grad_here": barrier(stages, arrivals=2),
-            "q_free": barrier(stages, arrivals=WARPGROUPS),
-            "grad_free": barrier(stages, arrivals=WARPGROUPS),
-        },
+        scratch=gpu_by_key.scratch(setup, L, width, half),
     )
 
 
@@ -105,39 +91,8 @@ def _by_key_kernel(setup: Setup, H: int, G: int, ops: Hardware, place: Place, re
     run_roles(
         ops,
         lambda warpgroup: _compute_dkv(setup, H, G, ops, place, warpgroup, refs),
-        lambda: _fetch_queries(setup, G, place, refs),
+        lambda: gpu_by_key.fetch_queries(setup, G, place, refs),
     )
-
-
-def _nth(place: Place, G: int, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (which of G heads, which visit) of a step: all heads' whole tiles come first."""
-    first = jnp.where(step < G * place.whole, 0, place.whole)
-    size = jnp.where(step < G * place.whole, place.whole, place.count - place.whole)
-    index = step - G * first
-    return lax.div(index, size), first + lax.rem(index, size)
-
-
-def _fetch_queries(setup: Setup, G: int, place: Place, refs) -> None:
-    """Fetches queries and gradients of all visits, of all heads that share the key head."""
-    P, stages, row = setup.dkv.queries, setup.dkv.stages, place.row
-
-    @pl.loop(0, G * place.count)
-    def _visit(step):
-        stage = lax.rem(step, jnp.int32(stages))
-        group, visit = _nth(place, G, step)
-        head, queries = place.head * G + group, pl.ds(place.tile(visit) * P, P)
-        lines = refs.q_lines.at[place.shared(refs.q_lines), :, queries]
-        q_here, grad_here = refs.q_here.at[stage], refs.grad_here.at[stage]
-        is_used = step >= stages
-        pl.when(is_used)(lambda: plgpu.barrier_wait(refs.q_free.at[stage]))
-        copy(refs.q.at[row, queries, head], refs.q_ring.at[stage], q_here)
-        copy(refs.log_sum.at[row, head, queries], refs.log_sum_ring.at[stage], q_here)
-        copy(lines, refs.line_ring.at[stage], q_here)
-        pl.when(is_used)(lambda: plgpu.barrier_wait(refs.grad_free.at[stage]))
-        copy(refs.grad.at[row, queries, head], refs.grad_ring.at[stage], grad_here)
-        copy(refs.shared.at[row, head, queries], refs.shared_ring.at[stage], grad_here)
-
-    wait_until_free(G * place.count, stages, refs.q_free, refs.grad_free)
 
 
 def _compute_dkv(
@@ -145,34 +100,21 @@ def _compute_dkv(
 ) -> None:
     """Computes dk and dv of 64 keys."""
     stages, half, scale = setup.dkv.stages, refs.q.dtype, scale_of(H)
-    tiles = refs.k_tiles, refs.v_tiles, refs.k_line_tiles, refs.own_here
-    k_tile, v_tile, k_lines, here = (x.at[warpgroup] for x in tiles)
-    keys = pl.ds((place.own * WARPGROUPS + warpgroup) * ROWS, ROWS)
-    copy(refs.k.at[place.row, keys, place.head], k_tile, here)
-    copy(refs.v.at[place.row, keys, place.head], v_tile, here)
-    copy(refs.k_lines.at[place.shared(refs.k_lines), :, keys], k_lines, here)
-    plgpu.barrier_wait(here)
+    k_tile, v_tile = refs.k_tiles.at[warpgroup], refs.v_tiles.at[warpgroup]
+    keys = gpu_by_key.own_keys(place, warpgroup, refs)
+    plgpu.barrier_wait(refs.own_here.at[warpgroup])
 
     def visit_tile(step, sums, masked: bool):
         dk_CH, dv_CH = sums
         stage = lax.rem(step, jnp.int32(stages))
         plgpu.barrier_wait(refs.q_here.at[stage])
-        score_CP = ops.product(k_tile, refs.q_ring.at[stage])
-        shape = score_CP.shape
-        if masked:
-            score_CP = where_seen(
-                score_CP,
-                lambda line: over_rows(ops.columns(refs.line_ring.at[stage, line]), shape),
-                lambda line: over_columns(ops.rows(k_lines.at[line]), shape),
-                lines=refs.line_ring.shape[1],
-            )
-        log_sum_CP = over_rows(ops.columns(refs.log_sum_ring.at[stage]), shape)
-        weight_CP = jnp.exp2(score_CP * scale - log_sum_CP)
+        weigh = gpu_by_key.weights(ops, refs, warpgroup, stage, scale, masked)
+        weight_CP = weigh(ops.product(k_tile, refs.q_ring.at[stage]))
         plgpu.barrier_wait(refs.grad_here.at[stage])
         dv_CH, dweight_CP = ops.add_product_beside(
             dv_CH, weight_CP.astype(half), refs.grad_ring.at[stage], v_tile
         )
-        shared_CP = over_rows(ops.columns(refs.shared_ring.at[stage]), shape)
+        shared_CP = over_rows(ops.columns(refs.shared_ring.at[stage]), weight_CP.shape)
         plgpu.barrier_arrive(refs.grad_free.at[stage])
         dscore_CP = weight_CP * (dweight_CP - shared_CP)
         dk_CH = ops.add_product(dk_CH, dscore_CP.astype(half), refs.q_ring.at[stage])
@@ -223,8 +165,14 @@ def _by_query_kernel(setup: Setup, H: int, G: int, ops: Hardware, place: Place, 
     run_roles(
         ops,
         lambda warpgroup: _compute_dq(setup, H, ops, place, warpgroup, refs),
-        lambda: fetch_keys(setup.dq, G, place, refs),
+        lambda: _fetch_keys(setup, G, place, refs),
     )
+
+
+def _fetch_keys(setup: Setup, G: int, place: Place, refs) -> None:
+    """Fetches keys and values of all visits."""
+    fetch_keys(setup.dq, G, place, refs)
+    wait_until_free(place.count, setup.dq.stages, refs.k_free, refs.v_free)
 
 
 def _compute_dq(setup: Setup, H: int, ops: Hardware, place: Place, warpgroup, refs) -> None:

@@ -43,6 +43,31 @@ class Place:
         return self.row if lines.shape[0] > 1 else 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one of the blocks that stay computes: one item after the other."""
+
+    block: jax.Array
+    item_WP: Any
+    place_of: Callable[[jax.Array], Place]
+
+    @property
+    def count(self) -> jax.Array:
+        """How many items: only in the last round may there be none."""
+        rounds = self.item_WP.shape[0]
+        return rounds - (self.item_WP[rounds - 1, self.block] < 0).astype(jnp.int32)
+
+    def each(self, item: Callable[[Place, jax.Array, jax.Array], None]) -> jax.Array:
+        """Calls `item(place, nth, visits before)` one after the other; returns all visits."""
+
+        def one(nth, before):
+            place = self.place_of(self.item_WP[nth, self.block])
+            item(place, nth, before)
+            return before + place.count
+
+        return lax.fori_loop(0, self.count, one, jnp.int32(0))
+
+
 def place_of(index: jax.Array, heads: int, block_E, tile_BOV, whole_BO, count_BO) -> Place:
     """Returns what the block of this index computes; `heads` at a time share what they read."""
     group, within = _divide(index, block_E.shape[0] * heads)

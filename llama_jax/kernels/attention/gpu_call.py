@@ -5,7 +5,7 @@ B batch, O own tiles of a block, E blocks of one head, N query heads, K key head
 
 import contextlib
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from llama_jax.kernels.attention.gpu_block import Place, place_of
+from llama_jax.kernels.attention.gpu_block import Place, Share, place_of
 from llama_jax.kernels.attention.gpu_schedule import Visits
 from llama_jax.kernels.attention.gpu_tile import Hardware, operations
 from llama_jax.kernels.attention.gpu_tiles import WARPGROUPS, Setup, Tiles
@@ -33,35 +33,55 @@ def call(
     inputs: Mapping[str, jax.Array],
     outputs: Mapping[str, jax.ShapeDtypeStruct],
     scratch: Mapping[str, Any],
+    sums: Mapping[str, jax.Array] = MappingProxyType({}),
 ) -> list[jax.Array]:
-    """Returns the outputs of `kernel(ops, place, refs)` over all blocks.
+    """Returns the outputs of `kernel(ops, place, refs)` over all blocks, and then the sums.
 
-    `refs` has every input, output and piece of scratch memory under its name. Blocks go through
-    `heads_together` heads at a time, which share what they read.
+    Where items are dealt it is `kernel(ops, share, refs)`. `refs` has every input, sum, output and
+    piece of scratch memory under its name. Blocks go through `heads_together` heads at a time,
+    which share what they read. To `sums`, as they are given, blocks add.
     """
     lists = visits.block_E, visits.tile_BOV, visits.whole_BO, visits.count_BO
+    items, item_WP = visits.block_E.shape[0] * heads, visits.item_WP
     ops = operations(setup.interpret)
 
-    def entry(block_E, tile_BOV, whole_BO, count_BO, *refs, **scoped):
-        index = lax.axis_index("block")
-        place = place_of(index, heads_together, block_E, tile_BOV, whole_BO, count_BO)
-        named = dict(zip([*inputs, *outputs], refs, strict=True))
-        kernel(ops, place, SimpleNamespace(**named, **scoped))
+    def entry(block_E, tile_BOV, whole_BO, count_BO, *refs):
+        def place(item):
+            return place_of(item, heads_together, block_E, tile_BOV, whole_BO, count_BO)
 
-    entry.__name__ = name
-    run = plgpu.kernel(
+        index = lax.axis_index("block")
+        work = place(index) if item_WP is None else Share(index, refs[0], place)
+        named = dict(zip([*inputs, *sums, *outputs], refs[item_WP is not None :], strict=True))
+
+        def block(**scoped):
+            kernel(ops, work, SimpleNamespace(**named, **scoped))
+
+        pl.run_scoped(block, collective_axes="warpgroup", **scratch)
+
+    # Not plgpu.kernel, which takes no memory that is changed in place.
+    run = pl.kernel(
         entry,
         out_type=list(outputs.values()),
-        scratch_types=dict(scratch),
-        grid=(visits.block_E.shape[0] * heads,),
-        grid_names=("block",),
-        num_threads=WARPGROUPS + 1,
-        thread_name="warpgroup",
+        mesh=plgpu.Mesh(
+            grid=(items if item_WP is None else item_WP.shape[1],),
+            grid_names=("block",),
+            num_threads=WARPGROUPS + 1,
+            thread_name="warpgroup",
+        ),
         compiler_params=plgpu.CompilerParams(approx_math=True),
-        interpret=simulator() if setup.interpret else None,
+        interpret=simulator() if setup.interpret else False,
+        name=name,
     )
+
+    @jax.jit  # Memory to change in place is only to be had in a compiled function.
+    def compiled(arrays, sums):
+        refs = [jax.new_ref(x, memory_space=plgpu.GMEM) for x in sums]
+        results = run(*arrays, *refs)
+        return [*results, *(jax.freeze(ref) for ref in refs)]
+
     with simulated_gpu() if setup.interpret else contextlib.nullcontext():
-        return run(*lists, *inputs.values())
+        dealt = () if item_WP is None else (item_WP,)
+        return compiled((*lists, *dealt, *inputs.values()), tuple(sums.values()))
 
 
 def run_roles(ops: Hardware, compute: Callable[[jax.Array], None], fetch: Callable) -> None:
@@ -79,23 +99,24 @@ def run_roles(ops: Hardware, compute: Callable[[jax.Array], None], fetch: Callab
         fetch()
 
 
-def fetch_keys(tiles: Tiles, G: int, place: Place, refs: SimpleNamespace) -> None:
-    """Fetches keys with their lines, and values, of all visits into their rings."""
+def fetch_keys(tiles: Tiles, G: int, place: Place, refs: SimpleNamespace, before: Any = 0) -> None:
+    """Fetches keys with their lines, and values, of all visits into their rings.
+
+    `before` is how many visits of other items went through the rings.
+    """
     key_head = lax.div(place.head, jnp.int32(G))
 
     @pl.loop(0, place.count)
     def _visit(visit):
-        stage = lax.rem(visit, jnp.int32(tiles.stages))
+        stage = lax.rem(before + visit, jnp.int32(tiles.stages))
         keys = pl.ds(place.tile(visit) * tiles.keys, tiles.keys)
         lines = refs.k_lines.at[place.shared(refs.k_lines), :, keys]
-        is_used = visit >= tiles.stages
+        is_used = before + visit >= tiles.stages
         pl.when(is_used)(lambda: plgpu.barrier_wait(refs.k_free.at[stage]))
         copy(refs.k.at[place.row, keys, key_head], refs.k_ring.at[stage], refs.k_here.at[stage])
         copy(lines, refs.line_ring.at[stage], refs.k_here.at[stage])
         pl.when(is_used)(lambda: plgpu.barrier_wait(refs.v_free.at[stage]))
         copy(refs.v.at[place.row, keys, key_head], refs.v_ring.at[stage], refs.v_here.at[stage])
-
-    wait_until_free(place.count, tiles.stages, refs.k_free, refs.v_free)
 
 
 def wait_until_free(steps: jax.Array, stages: int, *free: Any) -> None:
@@ -139,10 +160,14 @@ def simulated_gpu() -> Any:
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 
-def operand(*shape: int, dtype: Any) -> Any:
-    """Returns shared memory for operands of the tensor cores, [..., tokens, H]."""
+def operand(*shape: int, dtype: Any, swizzle: int = 128) -> Any:
+    """Returns shared memory for operands of the tensor cores, [..., tokens, H].
+
+    Columns lie in pieces of `swizzle` bytes. Factors of one product agree in it.
+    """
     kinds: Any = plgpu  # jax 0.11 declares both abstract, which they are not.
-    transforms = kinds.TilingTransform((8, 64)), kinds.SwizzleTransform(128)
+    columns = swizzle // jnp.dtype(dtype).itemsize
+    transforms = kinds.TilingTransform((8, columns)), kinds.SwizzleTransform(swizzle)
     return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 

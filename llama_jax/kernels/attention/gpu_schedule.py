@@ -57,6 +57,7 @@ class Visits:
     tile_BOV: jax.Array  # i32: the tiles to visit; what follows the last means nothing.
     whole_BO: jax.Array  # i32: how many of them need no mask: the first ones.
     count_BO: jax.Array  # i32: how many there are.
+    item_WP: jax.Array | None = None  # Where blocks stay: see gpu_deal.py.
 
 
 @jax.tree_util.register_dataclass

@@ -60,6 +60,27 @@ class Hardware:
         sum_PH, beside_PC = pl.run_state(run)(sums)
         return sum_PH, beside_PC
 
+    def add_product_then(
+        self, sum_CH: jax.Array, a_CP: jax.Array, b_ref: Any, between: Callable, parts: tuple
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns sum + a b, and the sum of c' d of all parts, which wait for `between`."""
+        c_refs, d_refs = parts
+
+        def run(refs):
+            sum_ref, parts_ref = refs
+            plgpu.wgmma(sum_ref, a_CP, b_ref)
+            between()
+            for part in range(c_refs.shape[0]):
+                plgpu.wgmma(parts_ref, _transposed(c_refs.at[part]), d_refs.at[part])
+
+        zeros = self.matrix(c_refs.shape[2], d_refs.shape[2])
+        sum_CH, sum_parts = pl.run_state(run)((plgpu.ACC.init(sum_CH), plgpu.ACC.init(zeros)))
+        return sum_CH, sum_parts
+
+    def add_to(self, ref: Any, tile: Any) -> None:
+        """Starts to add a tile of shared memory to main memory, where others add too."""
+        plgpu.copy_smem_to_gmem(tile, ref, reduction_op="add")
+
     def matrix(self, P: int, C: int) -> jax.Array:
         """Returns zeros f32 [P, C]."""
         return plgpu.layout_cast(jnp.zeros((P, C), jnp.float32), plgpu.Layout.WGMMA)
@@ -104,6 +125,20 @@ class _Simulated(Hardware):
         self, sum_PH: jax.Array, a_PC: jax.Array, b_ref: Any, c_ref: Any
     ) -> tuple[jax.Array, jax.Array]:
         return sum_PH + _dot(a_PC, b_ref[...]), _dot(c_ref[...], b_ref[...].T)
+
+    def add_product_then(
+        self, sum_CH: jax.Array, a_CP: jax.Array, b_ref: Any, between: Callable, parts: tuple
+    ) -> tuple[jax.Array, jax.Array]:
+        between()
+        c_refs, d_refs = parts
+        sum_parts = self.matrix(c_refs.shape[2], d_refs.shape[2])
+        for part in range(c_refs.shape[0]):
+            sum_parts += _dot(c_refs.at[part][...].T, d_refs.at[part][...])
+        return sum_CH + _dot(a_CP, b_ref[...]), sum_parts
+
+    def add_to(self, ref: Any, tile: Any) -> None:
+        tile[...] = tile[...] + ref[...]  # The simulator runs one block after the other.
+        plgpu.copy_smem_to_gmem(tile, ref)
 
     def matrix(self, P: int, C: int) -> jax.Array:
         return jnp.zeros((P, C), jnp.float32)
