@@ -19,7 +19,8 @@ weights are not decayed, and bfloat16 needs no scaled loss. For theirs add
 Expect: not measured yet.
 Planned, compiled and not run (jax 0.10.2, 2026-11-21), by
 
-    python -m llama_jax.plan --config=configs/finetune_llama2_7b_32k_booksum.py --topology=gpu:h100:8
+    python -m llama_jax.plan --config=configs/finetune_llama2_7b_32k_booksum.py \
+        --topology=gpu:h100:8
 
 and --topology=tpu:v5p:2x2x2. On 8 H100: 26.1 of 71.2 GiB, 9.2 s a step at best, bound by HBM. On
 v5p-16: 23.3 of 95.7 GiB, 2.8 s a step at best, bound by compute.
