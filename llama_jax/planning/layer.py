@@ -26,6 +26,7 @@ ATTENTION = {
     "attention_backward_dq": 3,
     "attention_backward_dkv": 4,
     "attention_backward": 5,
+    "attention_backward_fused": 5,
 }
 NOT_ELEMENTWISE = ("product", "attention")
 
