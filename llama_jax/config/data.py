@@ -75,7 +75,8 @@ class SourceConfig:
     # For records "lost_in_the_middle". (`field` is a setting here.)
     questions: QuestionConfig = dataclasses.field(default_factory=QuestionConfig)
     columns: tuple[str, ...] = ()  # Of Parquet and Arrow: those that are read; none named is all.
-    fraction: float = 1.0  # Share of the documents that is read, chosen by a hash of their number.
+    # Share of the documents that is read of those not held out, rounded down; chosen by a hash.
+    fraction: float = 1.0
     # This many documents (a hash chooses them) are kept back: part "train" reads the others, and an
     # evaluator whose source says part "held_out" reads them.
     max_val_set: int = 0
