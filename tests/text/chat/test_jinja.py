@@ -226,7 +226,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_template_that_does_harm_is_one_sentence_and_the_next_one_works(bomb):
-    box = Sandbox("{% if bad %}" + bomb + "{% else %}fine{% endif %}", seconds=4.0)
+    seconds = 4.0 if BOMBS[bomb] == "in time" else 60.0  # However slow the machine is.
+    box = Sandbox("{% if bad %}" + bomb + "{% else %}fine{% endif %}", seconds=seconds)
     with pytest.raises(Refused, match=BOMBS[bomb]) as refused:
         box.render(bad=True, messages=[{"content": "a"}])
     assert refused.value.reason == "chat template failed"
