@@ -17,10 +17,10 @@ class LossScaleConfig:
     consecutive_hysteresis: bool = True
 
     def __post_init__(self):
-        if not 0 < self.smallest <= self.initial < float("inf"):
+        if not 2.0**-100 <= self.smallest <= self.initial <= 2.0**100:
             raise ValueError(
-                f"smallest is {self.smallest} and initial {self.initial}; they must be positive "
-                "and finite, the first no more than the second."
+                f"smallest is {self.smallest} and initial {self.initial}; they must be in "
+                "[2^-100, 2^100], which float32 holds, the first no more than the second."
             )
         for name in ("growth_steps", "hysteresis"):
             if getattr(self, name) < 1:

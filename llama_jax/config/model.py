@@ -81,10 +81,10 @@ class ComputeConfig:
     # bfloat16 (V100, T4): training scales the loss (loss_scale).
     dtype: ComputeDtype = "bfloat16"
     # "tpu", "gpu" and "triton" are Pallas kernels for TPUs, Hopper GPUs and GPUs from Ampere on,
-    # "gpu_fused" is "gpu" with a backward pass of fewer products, whose sums come in any order:
-    # the last bits of gradients differ from run to run. "cudnn" is NVIDIA's, for rows of one
-    # document. "auto" is "tpu" on TPUs and "chunked"
-    # elsewhere; "tpu_interpret" runs that kernel's code on any platform, for tests: slow.
+    # "gpu_fused" is "gpu" with a backward pass of fewer products, whose sums come in any order: the
+    # last bits of gradients differ from run to run. "cudnn" is NVIDIA's, for rows of one document.
+    # "auto" is "tpu" on TPUs and "chunked" elsewhere; "tpu_interpret" runs that kernel's code on
+    # any platform, for tests: slow.
     attention: AttentionImpl = "auto"
     attention_chunk: int = DEFAULT_CHUNK  # Queries and keys per tile of "chunked" attention.
     # How a sequence split over mesh.context attends: "gather" fetches all keys and values, "ring"

@@ -85,6 +85,8 @@ BAD = [
         4.0,
         "config: loss_scale.initial is 4.0 but compute.dtype is 'bfloat16'",
     ),
+    ("loss_scale.initial", 1e39, "config.loss_scale: smallest is 1.0 and initial 1e+39"),
+    ("loss_scale.smallest", 0.0, "config.loss_scale: smallest is 0.0 and initial 32768.0"),
     ("loss_scale.smallest", 1e9, "config.loss_scale: smallest is 1000000000.0 and initial 32768.0"),
     ("checkpoint.keep_last", 1, "config.checkpoint: keep_last is 1; it must be at least 2"),
     ("evaluation.every", 5, "config.evaluation: every is 5 but no evaluators are named."),
